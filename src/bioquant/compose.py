@@ -19,7 +19,7 @@ from bioquant.config import RunConfig, check, conf_dir
 from bioquant.errors import ConfigError, did_you_mean, unknown
 from bioquant.places import project_root
 
-GROUPS = ("model", "quant", "task", "prompt", "engine", "measure", "tracking", "experiment")
+GROUPS = ("model", "quant", "task", "prompt", "engine", "measure", "tracking", "policy", "experiment")
 
 TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """OmegaConf's names of types, in words."""

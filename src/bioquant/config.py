@@ -292,6 +292,26 @@ class TrackingConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PolicyConfig:
+    """What is acceptable: budgets and tolerated loss. A budget of null is no limit.
+
+    gpu_memory_gib: of one device, as its vendor counts (GiB). latency_p95_ms: of one example at batch 1.
+    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1.
+    confidence: of every interval that a verdict rests on.
+    tasks: task -> weight in the overall choice; empty weighs all alike. licences: allowed ones; empty allows all.
+    """
+
+    name: str = MISSING
+    gpu_memory_gib: float | None = None
+    latency_p95_ms: float | None = None
+    joules_per_example: float | None = None
+    max_quality_loss: float = 0.01
+    confidence: float = 0.95
+    tasks: dict[str, float] = field(default_factory=dict[str, float])
+    licences: list[str] = field(default_factory=list[str])
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Where data files are. root: null takes $BIOQUANT_DATA."""
 
@@ -312,6 +332,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     limit: int | None = None
     seed: int = 0
