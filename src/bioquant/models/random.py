@@ -12,6 +12,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -22,6 +23,9 @@ SEED = 0
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>")
 PAD_ID, BOS_ID, _, END_ID = range(256, 256 + len(SPECIAL_TOKENS))
+
+NORMS_AROUND_ZERO = frozenset({"gemma", "gemma2", "gemma3_text"})
+"""Architectures whose norms multiply by 1 + weight."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -36,21 +40,23 @@ class Drawn:
     """A weight that is drawn when the loader asks for it, so that a 70B model never stands in memory unquantized.
 
     It answers what transformers asks of a tensor in a safetensors file: `[...]`, `shape` and `dtype`.
+    norm: the value of a norm's weights that leaves its input's scale alone.
     """
 
     name: str
     shape: torch.Size
     dtype: torch.dtype
     device: str
+    norm: float
 
     def __getitem__(self, key: object) -> torch.Tensor:
-        """The whole tensor, on its device: matrices N(0, 1/fan-in), norms 1, biases 0.
+        """The whole tensor, on its device: matrices N(0, 1/fan-in), norms `norm`, biases 0.
 
         With that scale a hidden state of unit variance gives logits of unit variance: neither flat nor one-hot.
         The values depend on the name, the shape, the dtype and the kind of device.
         """
         if len(self.shape) == 1:
-            fill = 0.0 if self.name.endswith("bias") else 1.0
+            fill = 0.0 if self.name.endswith("bias") else self.norm
             return torch.full(self.shape, fill, dtype=self.dtype, device=self.device)
         digest = hashlib.sha256(f"{SEED}/{self.name}".encode()).digest()
         generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:7], "big"))
@@ -86,9 +92,14 @@ def network_class(config: PreTrainedConfig) -> Any:
 
 def weights(config: PreTrainedConfig, dtype: torch.dtype, device: str) -> dict[str, Drawn]:
     """Every parameter of the architecture by name, tied ones once. Nothing is drawn yet."""
+    norm = 0.0 if config.model_type in NORMS_AROUND_ZERO else 1.0
+    return {name: Drawn(name, value.shape, dtype, device, norm) for name, value in empty(config).named_parameters()}
+
+
+def empty(config: PreTrainedConfig) -> PreTrainedModel:
+    """The architecture without its weights: on torch's meta device, where a tensor has a shape and no memory."""
     with torch.device("meta"):
-        empty = network_class(config)(config)
-    return {name: Drawn(name, value.shape, dtype, device) for name, value in empty.named_parameters()}
+        return network_class(config)(config)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
