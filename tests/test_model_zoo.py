@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig
 
-from bioquant import checkpoints, compose, models
+from bioquant import checkpoints, compose, memory, models
 from bioquant.config import ChatTemplate, Device, Domain, Dtype, ModelConfig, ModelSource, QuantConfig
 from bioquant.errors import ModelError
 from bioquant.models import random
@@ -29,8 +29,6 @@ SMALL = {
     "num_key_value_heads": 2,
     "head_dim": 32,
     "vocab_size": 264,
-    "max_position_embeddings": 512,
-    "original_max_position_embeddings": 512,
 }
 
 
@@ -75,8 +73,10 @@ def test_a_biomedical_model_names_a_general_one_of_its_size() -> None:
 
 @pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_architecture_loads_under_every_recipe(family: str, quant: str) -> None:
-    loaded = models.load(small(FAMILIES[family]), QUANTS[quant], Device.cpu)
+def test_each_architecture_loads_under_every_recipe_in_the_predicted_bytes(family: str, quant: str) -> None:
+    model = small(FAMILIES[family])
+    loaded = models.load(model, QUANTS[quant], Device.cpu)
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(model), QUANTS[quant])
     assert 0.3 < logits(loaded).std().item() < 3  # neither flat nor one-hot
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from bioquant.config import ModelConfig, ModelSource
 from bioquant.errors import ModelError
@@ -60,6 +60,33 @@ def fetch_hub(model: ModelConfig) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise hub_error(model, error) from error
     return check_folder(model, Path(path))
+
+
+def configuration(model: ModelConfig) -> dict[str, Any]:
+    """The fields of the checkpoint's config.json, from this machine. Raises ModelError where it is not here."""
+    folder = _cached_folder(model)
+    path = None if folder is None else folder / "config.json"
+    if path is None or not path.is_file():
+        raise ModelError(
+            f"model '{model.name}': its memory cannot be predicted, since the model states no architecture and its "
+            "config.json is not on this machine: give architecture.model_type and the sizes as that file has them."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _cached_folder(model: ModelConfig) -> Path | None:
+    """Where the checkpoint's files lie on this machine, complete or not; None where there is no such place."""
+    match model.source:
+        case ModelSource.hub:
+            return _hub_snapshot(model)
+        case ModelSource.local:
+            return _folder(model)
+        case ModelSource.gguf | ModelSource.wheel:
+            return converted_path(model)
+        case ModelSource.random:
+            return None
+        case _:
+            assert_never(model.source)
 
 
 def is_pinned(model: ModelConfig) -> bool:

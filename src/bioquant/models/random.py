@@ -11,6 +11,7 @@ from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -65,7 +66,19 @@ class Drawn:
 
 
 def architecture(model: ModelConfig) -> PreTrainedConfig:
-    """`model.architecture` as a transformers config. Raises ModelError."""
+    """`model.architecture` as a transformers config with the byte-level tokenizer's tokens. Raises ModelError."""
+    config = shape(model)
+    if config.vocab_size < END_ID + 1:
+        raise ModelError(
+            f"model '{model.name}': architecture.vocab_size={config.vocab_size} is below {END_ID + 1}, "
+            "the byte-level tokenizer's size."
+        )
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = BOS_ID, END_ID, PAD_ID
+    return config
+
+
+def shape(model: ModelConfig) -> PreTrainedConfig:
+    """`model.architecture` as a transformers config without special tokens, of any vocabulary. Raises ModelError."""
     values: dict[str, Any] = dict(model.architecture)
     kind = str(values.pop("model_type", ""))
     if kind not in CONFIG_MAPPING:
@@ -73,15 +86,10 @@ def architecture(model: ModelConfig) -> PreTrainedConfig:
             f"model '{model.name}': architecture.model_type '{kind}' is not known{did_you_mean(kind, CONFIG_MAPPING)} "
             "Give the model_type that the architecture's config.json on the hub holds."
         )
-    special = {"bos_token_id": BOS_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config = AutoConfig.for_model(kind, **{**values, **special})
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"model '{model.name}': architecture.model_type '{kind}' generates no text: choose another.")
-    if config.vocab_size < END_ID + 1:
-        raise ModelError(
-            f"model '{model.name}': architecture.vocab_size={config.vocab_size} is below {END_ID + 1}, "
-            "the byte-level tokenizer's size."
-        )
     return config
 
 
@@ -96,10 +104,10 @@ def weights(config: PreTrainedConfig, dtype: torch.dtype, device: str) -> dict[s
     return {name: Drawn(name, value.shape, dtype, device, norm) for name, value in empty(config).named_parameters()}
 
 
-def empty(config: PreTrainedConfig) -> PreTrainedModel:
+def empty(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The architecture without its weights: on torch's meta device, where a tensor has a shape and no memory."""
     with torch.device("meta"):
-        return network_class(config)(config)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
