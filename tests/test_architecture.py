@@ -21,6 +21,7 @@ FLOORS = [
     {"plan", "datasets", "compose", "progress", "journal"},
     {"models", "engine", "measure", "tracking", "tables", "plots"},
     {"memory"},
+    {"capacity"},
     {"run"},
     {"sweep", "inspection"},
     {"verbs"},

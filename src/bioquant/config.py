@@ -333,6 +333,13 @@ class PolicyConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PlanConfig:
+    """What is done with the prediction. force: load a model though it is predicted not to fit."""
+
+    force: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Where data files are. root: null takes $BIOQUANT_DATA."""
 
@@ -354,6 +361,7 @@ class RunConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     data: DataConfig = field(default_factory=DataConfig)
     limit: int | None = None
     seed: int = 0

@@ -113,15 +113,21 @@ def predict_shape(shape: Anatomy, quant: QuantConfig, batch: BatchShape, device:
     """`predict` for an architecture that is known already. Pure."""
     held, kept = weights(shape, quant), kv(shape, batch)
     work = max(reading(shape, quant, batch), stepping(shape, quant, batch))
-    allocated = held + kept + work + (PROCESS if device is Device.cpu else 0)
+    on_cpu = device is Device.cpu
+    allocated = held + kept + work + (base(device) if on_cpu else 0)
     return MemoryPrediction(
         weights=held,
         kv_bytes_per_token=kv_bytes_per_token(shape),
         kv=kept,
         workspace=work,
         peak_allocated=allocated,
-        peak_device=allocated if device is Device.cpu else allocated + CUDA_CONTEXT + graphs(shape, quant, batch),
+        peak_device=allocated if on_cpu else allocated + base(device) + graphs(shape, quant, batch),
     )
+
+
+def base(device: Device) -> int:
+    """What is taken before there is a model."""
+    return PROCESS if device is Device.cpu else CUDA_CONTEXT
 
 
 # The weights, which are exact
@@ -136,15 +142,16 @@ def weights(shape: Anatomy, quant: QuantConfig) -> int:
     return shape.unquantized - sum(saved)
 
 
-def quantized_layers(shape: Anatomy, quant: QuantConfig) -> list[LinearLayer]:
+def quantized_layers(shape: Anatomy, quant: QuantConfig) -> tuple[LinearLayer, ...]:
     """The linear layers whose weight the recipe replaces: not those that `skip_modules` names, by transformers' rule,
     nor one that is tied, which the loader ties to the unquantized embedding again.
     """
-    if quant.method is QuantMethod.none:
-        return []
-    return [
-        layer for layer in shape.linears if not layer.tied and should_convert_module(layer.name, quant.skip_modules)
-    ]
+    return () if quant.method is QuantMethod.none else _not_skipped(shape.linears, tuple(quant.skip_modules))
+
+
+@cache
+def _not_skipped(layers: tuple[LinearLayer, ...], skipped: tuple[str, ...]) -> tuple[LinearLayer, ...]:
+    return tuple(layer for layer in layers if not layer.tied and should_convert_module(layer.name, list(skipped)))
 
 
 def quantized_bytes(layer: LinearLayer, quant: QuantConfig, itemsize: int) -> int:
