@@ -56,41 +56,67 @@ def packed(
     return torch.cat(parts)
 
 
-def stepping(query: torch.Tensor, own: Pair, shared: Pair | None, bias: torch.Tensor, form: Form) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a step's rows may see: 0 where they may, -inf where not.
+
+    own: (rows · kv_heads, 1, width). shared: (rows, 1, 1, shared), None where every row sees all shared tokens.
+    """
+
+    own: torch.Tensor
+    shared: torch.Tensor | None
+
+
+def stepping(query: torch.Tensor, own: Pair, shared: Pair | None, seen: Seen, form: Form) -> torch.Tensor:
     """Attention of one token a row: one softmax over the shared tokens and the row's own, in float32.
 
     The shared keys are read once for all rows, not once a row: the rows' queries stand as one matrix before them.
 
-    query: (heads, rows, head_dim). bias: (rows, shared + width), 0 where a token is seen and -inf where not.
-    Returns (rows, heads, head_dim).
+    query: (heads, rows, head_dim). Returns (rows, heads, head_dim).
     """
     heads, rows, dim = query.shape
     kv_heads, width = own[0].shape[1:3]
     group = heads // kv_heads
-    by_row = query.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3).reshape(rows * kv_heads, group, dim)
-    scores = _product(by_row, own[0].flatten(0, 1).transpose(1, 2)).view(rows, kv_heads, group, width)
+    asked = (query * form.scaling).view(kv_heads, group, rows, dim)
+    by_row = asked.permute(2, 0, 1, 3).reshape(rows * kv_heads, group, dim)
+    scores = _scores(by_row, own[0].flatten(0, 1), seen.own, form).view(rows, kv_heads, group, width)
+    num_shared = 0
     if shared is not None:
-        to_shared = _product(query.reshape(kv_heads, group * rows, dim), shared[0].transpose(1, 2))
-        to_shared = to_shared.view(kv_heads, group, rows, -1).permute(2, 0, 1, 3)
-        scores = torch.cat([to_shared, scores], -1)
-    scores = _capped(scores.mul_(form.scaling), form).add_(bias[:, None, None])
-    weights = scores.softmax(-1).to(query.dtype)
-    num_shared = weights.shape[-1] - width
-    found = _product(weights[..., num_shared:].reshape(rows * kv_heads, group, width), own[1].flatten(0, 1))
-    found = found.view(rows, kv_heads, group, -1)
+        num_shared = shared[0].shape[1]
+        to_shared = _scores(asked.reshape(kv_heads, group * rows, dim), shared[0], None, form)
+        to_shared = to_shared.view(kv_heads, group, rows, num_shared).permute(2, 0, 1, 3)
+        scores = torch.cat([to_shared if seen.shared is None else to_shared + seen.shared, scores], -1)
+    weights = scores.softmax(-1)
+    of_own = _cast(weights[..., num_shared:], query.dtype).view(rows * kv_heads, group, width)
+    found = _product(of_own, own[1].flatten(0, 1)).view(rows, kv_heads, group, -1)
     if shared is not None:
-        of_shared = weights[..., :num_shared].permute(1, 2, 0, 3).reshape(kv_heads, group * rows, num_shared)
-        found = found + _product(of_shared, shared[1]).view(kv_heads, group, rows, -1).permute(2, 0, 1, 3)
-    return found.to(query.dtype).reshape(rows, heads, -1)
+        of_shared = _cast(weights[..., :num_shared].permute(1, 2, 0, 3), query.dtype).view(kv_heads, -1, num_shared)
+        found += _product(of_shared, shared[1]).view(kv_heads, group, rows, -1).permute(2, 0, 1, 3)
+    return found.to(query.dtype).view(rows, heads, -1)
 
 
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def _scores(query: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor | None, form: Form) -> torch.Tensor:
+    """Batched query · keys in float32, capped where the form says so, then biased."""
+    if form.softcap is None:
+        return _product(query, keys.transpose(1, 2), bias)
+    capped = _capped(_product(query, keys.transpose(1, 2)), form)
+    return capped if bias is None else capped.add_(bias)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Batched matrix product with a float32 result: bfloat16 would round scores to 3 digits before the softmax."""
-    if left.dtype == torch.float32:
-        return torch.bmm(left, right)
-    if left.is_cuda:
-        return torch.bmm(left, right, out_dtype=torch.float32)
-    return torch.bmm(left.float(), right.float())
+    if left.dtype != torch.float32 and left.is_cuda:
+        if bias is None:
+            return torch.bmm(left, right, out_dtype=torch.float32)
+        return torch.baddbmm(bias, left, right, out_dtype=torch.float32)
+    if bias is None:
+        return torch.bmm(left.float(), right.float())
+    return torch.baddbmm(bias, left.float(), right.float())
+
+
+def _cast(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """In another type and in order in memory, by one copy."""
+    return values.to(dtype, memory_format=torch.contiguous_format, copy=True)
 
 
 def _capped(scores: torch.Tensor, form: Form) -> torch.Tensor:
@@ -152,7 +178,7 @@ def _flash(
         query, shared, whole, _whole(shared[0].shape[1], query.device), form, causal=False
     )
     share = torch.sigmoid(shared_lse - own_lse).transpose(0, 1)[..., None]
-    return torch.lerp(found.float(), of_shared.float(), share).to(query.dtype)
+    return torch.addcmul(of_shared * share, found, 1 - share, out=torch.empty_like(found))
 
 
 def _whole(tokens: int, device: torch.device) -> Segments:
@@ -227,25 +253,30 @@ class StepPass:
         self.keys = keys
         self._lengths = lengths
         self._places = Places(torch.arange(len(lengths), device=lengths.device), lengths)
-        self._biases: dict[int | None, torch.Tensor] = {}
+        self._seen: dict[tuple[int | None, int], Seen] = {}
 
     def attend(
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: Form
     ) -> torch.Tensor:
         """Keep the new token's keys and values, and attend to all before it."""
         self.keys.write(layer, self._places, keys, values)
-        if form.window not in self._biases:
-            self._biases[form.window] = self._bias(form.window)
-        return stepping(query, self.keys.own(layer), self.keys.shared(layer), self._biases[form.window], form)
+        key = form.window, keys.shape[0]
+        if key not in self._seen:
+            self._seen[key] = self._what_is_seen(*key)
+        return stepping(query, self.keys.own(layer), self.keys.shared(layer), self._seen[key], form)
 
-    def _bias(self, window: int | None) -> torch.Tensor:
-        """(rows, shared + width), the same for all layers with this window."""
-        shared = self.keys.num_shared
-        places = torch.arange(-shared, self.keys.width, device=self._lengths.device)[None, :]
+    def _what_is_seen(self, window: int | None, kv_heads: int) -> Seen:
+        """The same for all layers with this window."""
+        own = self._bias(0, self.keys.width, window).repeat_interleave(kv_heads, 0)[:, None]
+        if window is None:
+            return Seen(own, None)
+        return Seen(own, self._bias(-self.keys.num_shared, 0, window)[:, None, None])
+
+    def _bias(self, first: int, end: int, window: int | None) -> torch.Tensor:
+        """(rows, places) for places counted from the start of a row's own tokens: the shared ones stand before 0."""
+        places = torch.arange(first, end, device=self._lengths.device)[None, :]
         here = self._lengths[:, None]
-        seen = places <= here
-        if window is not None:
-            seen &= places > here - window
+        seen = places <= here if window is None else (places <= here) & (places > here - window)
         return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, float("-inf"))
 
 

@@ -34,11 +34,6 @@ class Row:
     request: Request
     answer: list[int] = field(default_factory=list[int])
 
-    @property
-    def num_kept(self) -> int:
-        """Own tokens whose keys and values are kept: all but the answer's last, which is yet to be read."""
-        return len(self.request.own) + len(self.answer) - 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -66,6 +61,8 @@ class Decoder:
         self._keys = KeyValues(capacity)
         self._pool: Pool | None = torch.cuda.graph_pool_handle() if graphs else None
         self._worth_leaving = 0.5 if graphs else 0.75
+        # On a GPU the next step is launched before the host has read the last one's tokens, so that it never waits.
+        self._ahead = model.device.startswith("cuda")
         self._steppers: dict[tuple[int, int], Stepper] = {}
         if shared:
             model.share(self._keys, shared)
@@ -97,28 +94,39 @@ class Decoder:
     ) -> Iterator[Row]:
         """Go on from the prompts' logits, which `read` gave; rows as their answers end.
 
+        Rows that have ended go on being computed until they leave; their tokens are ignored.
+
         arrived: called when the next token of every row is known. leave: whether finished rows leave the batch.
         """
-        rows = [Row(request) for request in requests]
-        tokens, stepper = choose(logits), None
-        while True:
+        rows, stepper = [Row(request) for request in requests], None
+        tokens = choose(logits)
+        for count in range(1, rules.max_new_tokens + 1):
+            known = _on_host(tokens)
+            if self._ahead and count < rules.max_new_tokens:
+                stepper = stepper or self._started(rows, count)
+                logits = stepper.step(tokens)
             going = [row for row in rows if not rules.ended(row)]
-            known = dict(zip(map(id, rows), tokens.tolist(), strict=True))
-            for row in going:
-                row.answer.append(known[id(row)])
+            for row, token in zip(rows, known(), strict=True):
+                if not rules.ended(row):
+                    row.answer.append(token)
             arrived()
             yield from (row for row in going if rules.ended(row))
             staying = [place for place, row in enumerate(rows) if not rules.ended(row)]
             if not staying:
                 return
             if leave and len(staying) <= self._worth_leaving * len(rows):
-                rows, tokens, stepper = [rows[place] for place in staying], tokens[staying], None
+                rows, tokens, logits, stepper = (
+                    [rows[place] for place in staying],
+                    tokens[staying],
+                    logits[staying],
+                    None,
+                )
                 self._keys.keep(staying)
                 choose.keep(staying)
-            if stepper is None:
-                stepper = self.stepper(len(rows))
-                stepper.start([row.num_kept for row in rows])
-            tokens = choose(stepper.step(tokens))
+            if not self._ahead:
+                stepper = stepper or self._started(rows, count)
+                logits = stepper.step(tokens)
+            tokens = choose(logits)
 
     def stepper(self, rows: int) -> "Stepper":
         """Steps of so many rows of the present width; kept, since a captured one is worth a few eager steps."""
@@ -126,6 +134,27 @@ class Decoder:
         if key not in self._steppers:
             self._steppers[key] = Stepper(self._model, self._keys, rows, self._pool)
         return self._steppers[key]
+
+    def _started(self, rows: Sequence[Row], count: int) -> "Stepper":
+        """A stepper about to read each row's answer token number `count`."""
+        stepper = self.stepper(len(rows))
+        stepper.start([len(row.request.own) + count - 1 for row in rows])
+        return stepper
+
+
+def _on_host(tokens: torch.Tensor) -> Callable[[], list[int]]:
+    """The numbers; called later, it waits for these tokens and not for what was launched since."""
+    copied = tokens.to("cpu", non_blocking=True)
+    if not tokens.is_cuda:
+        return copied.tolist
+    ready = torch.cuda.Event()
+    ready.record()
+
+    def wait() -> list[int]:
+        ready.synchronize()
+        return copied.tolist()
+
+    return wait
 
 
 class Stepper:

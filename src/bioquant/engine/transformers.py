@@ -249,7 +249,7 @@ class TransformersModel:
             logits,
             self._rules(settings),
             self._chooser(requests, settings),
-            arrived=lambda: arrivals.append(self._clock() - start),
+            arrived=lambda: arrivals.append(time.perf_counter() - start),
             leave=False,
         )
         answers = {row.request.index: row.answer for row in rows}
