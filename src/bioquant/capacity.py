@@ -2,10 +2,11 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bioquant import compose, memory, quantization
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod, RunConfig, WeightFormat
+from bioquant.engine.batching import Limits
 from bioquant.errors import DoesNotFitError, ModelError, QuantError
 from bioquant.measure import available
 from bioquant.memory import Anatomy, BatchShape
@@ -33,15 +34,7 @@ PRECISIONS = (
 """From the most to the least memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchLimits:
-    """How much may ride together. rows: samples of prompts. tokens: rows times the width of a row."""
-
-    rows: int
-    tokens: int
-
-
-def decide_batch(model: ModelConfig, row: BatchShape, device: Device, available_bytes: int) -> BatchLimits:
+def decide_batch(model: ModelConfig, row: BatchShape, device: Device, available_bytes: int) -> Limits:
     """The batch of a model's cells on a device, the same whatever their quant, since batch size changes scores.
 
     Planned for the baseline where one row of it fits the device, else for 8 bits, else for 4: whatever needs less
@@ -55,7 +48,8 @@ def decide_batch(model: ModelConfig, row: BatchShape, device: Device, available_
     fitting = (quant for quant in PRECISIONS if largest_batch(shape, quant, row, device, available_bytes))
     quant = next(fitting, PRECISIONS[-1])
     most = max(1, largest_batch(shape, quant, row, device, int(MARGIN * available_bytes)))
-    return BatchLimits(rows=MOST_ROWS[device], tokens=2 ** (most.bit_length() - 1) * row.width)
+    tokens = 2 ** (most.bit_length() - 1) * row.width
+    return Limits(rows=MOST_ROWS[device], tokens=tokens, prefill_tokens=row.prefill_tokens)
 
 
 def largest_batch(shape: Anatomy, quant: QuantConfig, row: BatchShape, device: Device, available_bytes: int) -> int:

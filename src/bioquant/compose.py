@@ -111,7 +111,9 @@ def _choices(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.input_line or ""]
     if not override.is_discrete_sweep():
-        raise ConfigError(f"{override.input_line}: only lists can be swept: {key}=a,b, or choice(…), range(…), glob(…).")
+        raise ConfigError(
+            f"{override.input_line}: only lists can be swept: {key}=a,b, or choice(…), range(…), glob(…)."
+        )
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
@@ -123,12 +125,16 @@ def _from_parts(one: Callable[[Sequence[str]], RunConfig], jobs: Sequence[Sequen
     split = [_by_part(job) for job in jobs]
     first, base = split[0], one(jobs[0])
     known: dict[tuple[str, tuple[str, ...]], Any] = {}
-    for part, chosen in dict.fromkeys(choice for cell in split for choice in cell.items() if choice not in first.items()):
+    for part, chosen in dict.fromkeys(
+        choice for cell in split for choice in cell.items() if choice not in first.items()
+    ):
         other = one([*chain.from_iterable({**first, part: chosen}.values())])
         if part not in _PARTS or replace(other, **{part: getattr(base, part)}) != base:
             return None
         known[part, chosen] = getattr(other, part)
-    cells = [replace(base, **{choice[0]: known[choice] for choice in cell.items() if choice in known}) for cell in split]
+    cells = [
+        replace(base, **{choice[0]: known[choice] for choice in cell.items() if choice in known}) for cell in split
+    ]
     for cell in cells:
         check(cell)
     return cells

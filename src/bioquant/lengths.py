@@ -6,7 +6,7 @@ from os.path import commonprefix
 
 from bioquant import checkpoints, models, run
 from bioquant.config import ModelConfig, ModelSource, RunConfig
-from bioquant.engine.batching import common_prefix
+from bioquant.engine.batching import FEWEST_SHARED, shareable
 from bioquant.engine.tokens import PromptTokenizer
 from bioquant.errors import DataError
 from bioquant.records import Dataset, Message
@@ -106,13 +106,16 @@ def measure(texts: Texts, tokenizer: PromptTokenizer | None, room: int) -> Lengt
     characters = sum(map(len, written)) * texts.num_examples // len(written)
     if tokenizer is None:
         ratio = 1 / CHARACTERS_PER_TOKEN
-        shared = int(len(commonprefix(written)) * ratio) if len(written) > 1 else 0
+        found = int(len(commonprefix(written)) * ratio) if len(written) > 1 else 0
+        shared = found if found >= FEWEST_SHARED else 0
         longest = int(max(map(len, written)) * ratio) + TEMPLATE_TOKENS
     else:
-        longest_first = sorted(zip(map(len, written), texts.read, strict=True), key=lambda text: -text[0])[:MOST_COUNTED]
+        longest_first = sorted(zip(map(len, written), texts.read, strict=True), key=lambda text: -text[0])[
+            :MOST_COUNTED
+        ]
         counted = [tokenizer.encode(tokenizer.text(prompt)) for _, prompt in longest_first]
         ratio = sum(map(len, counted)) / sum(length for length, _ in longest_first)
-        shared = min(common_prefix(counted), min(map(len, counted)) - 1) if len(counted) > 1 else 0
+        shared = shareable(counted)
         longest = max(map(len, counted))
     return Lengths(
         num_examples=texts.num_examples,

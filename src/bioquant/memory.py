@@ -22,6 +22,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from bioquant import checkpoints
 from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod
 from bioquant.models import random
+from bioquant.quantization import steps_can_be_graphs
 from bioquant.records import MemoryPrediction
 
 MIB = 2**20
@@ -239,8 +240,8 @@ def stepping(shape: Anatomy, quant: QuantConfig, batch: BatchShape) -> int:
 
 
 def graphs(shape: Anatomy, quant: QuantConfig, batch: BatchShape) -> int:
-    """A captured step keeps a pool of its own: about `stepping` again. LLM.int8()'s steps cannot be captured."""
-    return 0 if quant.method is QuantMethod.bnb_int8 else stepping(shape, quant, batch)
+    """A captured step keeps a pool of its own: about `stepping` again, where steps can be captured at all."""
+    return stepping(shape, quant, batch) if steps_can_be_graphs(quant) else 0
 
 
 def layer_bytes_per_token(shape: Anatomy) -> int:

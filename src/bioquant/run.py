@@ -13,10 +13,21 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bioquant import capacity, datasets, measure, models, places, plots, progress, prompts, tracking
+from bioquant import (
+    capacity,
+    datasets,
+    measure,
+    models,
+    places,
+    plots,
+    progress,
+    prompts,
+    quantization,
+    tracking,
+)
 from bioquant.config import ModelConfig, QuantConfig, RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
-from bioquant.engine.batching import sha256
+from bioquant.engine.batching import Limits, sha256
 from bioquant.engine.transformers import TransformersModel
 from bioquant.journal import journal, write_predictions
 from bioquant.measure import energy, latency
@@ -92,7 +103,8 @@ def load(config: RunConfig) -> Loaded:
     meter.reset()
     capacity.check(config, device)
     loaded = models.load(config.model, config.quant, config.engine.device)
-    model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length)
+    graphs = loaded.device.startswith("cuda") and quantization.steps_can_be_graphs(config.quant)
+    model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length, graphs=graphs)
     return Loaded(model, loaded.report, loaded.load_s, meter.peak().allocated_mib)
 
 
@@ -198,7 +210,7 @@ def likeliest(cell: RunPlan, model: LanguageModel) -> Iterator[tuple[int, Predic
     prompted = [example.messages for example in cell.examples]
     choices = [example.row.choices for example in cell.examples]
     start = time.perf_counter()
-    for index, logprobs in model.loglikelihood(prompted, choices, batch_size=cell.config.engine.batch_size):
+    for index, logprobs in model.loglikelihood(prompted, choices, limits(cell.config)):
         now = time.perf_counter()
         yield index, choose(cell.examples[index], logprobs, model.encode(prompted[index]), now - start, index)
         start = now
@@ -209,12 +221,17 @@ def settings(config: RunConfig) -> GenerationSettings:
     answer_tokens = config.engine.max_new_tokens or config.task.max_new_tokens
     return GenerationSettings(
         max_new_tokens=answer_tokens + (config.prompt.reasoning_tokens if config.prompt.chain_of_thought else 0),
-        batch_size=config.engine.batch_size,
+        limits=limits(config),
         num_samples=config.prompt.num_samples,
         temperature=config.prompt.temperature,
         top_p=config.prompt.top_p,
         seed=config.seed,
     )
+
+
+def limits(config: RunConfig) -> Limits:
+    """How much goes through the model at once in this cell."""
+    return Limits(rows=config.engine.batch_size, prefill_tokens=config.engine.prefill_tokens)
 
 
 def predict(config: RunConfig, example: Example, drawn: Sequence[Generation]) -> Prediction:
