@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from os.path import commonprefix
 
 from bioquant import checkpoints, models, run
 from bioquant.config import ModelConfig, ModelSource, RunConfig
-from bioquant.engine.batching import FEWEST_SHARED, shareable
+from bioquant.engine.batching import FEWEST_SHARED, common_prefix, shareable
 from bioquant.engine.tokens import PromptTokenizer
 from bioquant.errors import DataError
 from bioquant.records import Dataset, Message
@@ -106,7 +105,7 @@ def measure(texts: Texts, tokenizer: PromptTokenizer | None, room: int) -> Lengt
     characters = sum(map(len, written)) * texts.num_examples // len(written)
     if tokenizer is None:
         ratio = 1 / CHARACTERS_PER_TOKEN
-        found = int(len(commonprefix(written)) * ratio) if len(written) > 1 else 0
+        found = int(common_prefix([min(written).encode(), max(written).encode()]) * ratio) if len(written) > 1 else 0
         shared = found if found >= FEWEST_SHARED else 0
         longest = int(max(map(len, written)) * ratio) + TEMPLATE_TOKENS
     else:
@@ -117,6 +116,7 @@ def measure(texts: Texts, tokenizer: PromptTokenizer | None, room: int) -> Lengt
         ratio = sum(map(len, counted)) / sum(length for length, _ in longest_first)
         shared = shareable(counted)
         longest = max(map(len, counted))
+    shared = min(shared, room - 1)
     return Lengths(
         num_examples=texts.num_examples,
         shared=shared,
