@@ -294,10 +294,15 @@ class EngineConfig:
 
 @dataclass(kw_only=True, slots=True)
 class MeasureConfig:
-    """What is measured beside quality. latency_examples: batch-1 timed examples; 0 leaves the probe out."""
+    """What is measured beside quality.
+
+    latency_examples: timed at batch 1, and again at latency_batch_size; 0 leaves both probes out.
+    latency_batch_size: 0 leaves the second probe out. latency_warmup: examples answered before and not timed.
+    """
 
     name: str = MISSING
     latency_examples: int = 20
+    latency_batch_size: int = 8
     latency_warmup: int = 2
     bootstrap_resamples: int = 10_000
 
@@ -390,6 +395,7 @@ def check(config: RunConfig) -> None:
     for key, value in {
         "prompt.num_shots": config.prompt.num_shots,
         "measure.latency_examples": config.measure.latency_examples,
+        "measure.latency_batch_size": config.measure.latency_batch_size,
     }.items():
         if value < 0:
             raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")

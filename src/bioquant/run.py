@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from bioquant.config import ModelConfig, QuantConfig, RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import Limits, sha256
 from bioquant.engine.transformers import TransformersModel
+from bioquant.errors import OutOfMemoryError
 from bioquant.journal import journal, write_predictions
 from bioquant.measure import energy, latency
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
@@ -46,6 +48,8 @@ from bioquant.records import (
     Score,
 )
 from bioquant.tasks import kind_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +138,12 @@ def run_cell(cell: RunPlan, folder: Path, loaded: Loaded) -> RunResult:
     """
     write_config(cell.config, folder)
     cell = fit(cell, loaded.model)
-    latency_found = probe(cell, loaded.model)
+    alone, batched = probe(cell, loaded.model)
     meter = MemoryMeter(loaded.model.device)
     meter.reset()
     with energy.meter(loaded.model.device) as joules:
         predictions = evaluate(cell, loaded.model, folder)
-    footprint = footprint_of(loaded, predictions, meter.peak(), joules, latency_found)
+    footprint = footprint_of(loaded, predictions, meter.peak(), joules, alone, batched)
     write_predictions(folder, predictions)
     result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
     write_json(folder / "scores.json", asdict(result))
@@ -168,7 +172,12 @@ def room(config: RunConfig) -> int:
 
 
 def footprint_of(
-    loaded: Loaded, predictions: Sequence[Prediction], peak: MemoryPeak, joules: energy.Joules, found: Latency | None
+    loaded: Loaded,
+    predictions: Sequence[Prediction],
+    peak: MemoryPeak,
+    joules: energy.Joules,
+    alone: Latency | None,
+    batched: Latency | None,
 ) -> Footprint:
     """Bring together what the meters read. Pure."""
     return Footprint(
@@ -181,7 +190,8 @@ def footprint_of(
         peak_device_mib=peak.device_mib,
         other_processes=peak.other_processes,
         joules_per_example=None if joules.total is None else joules.total / len(predictions),
-        latency=found,
+        latency=alone,
+        latency_batched=batched,
         **measure.throughput(predictions),
     )
 
@@ -297,17 +307,30 @@ def score(cell: RunPlan, predictions: Sequence[Prediction], folder: Path) -> lis
     return kind.score(rows, answers, config.task, resamples=config.measure.bootstrap_resamples, seed=config.seed)
 
 
-def probe(cell: RunPlan, model: LanguageModel) -> Latency | None:
-    """Latency at batch 1, apart from the evaluation, on the same prompts."""
+def probe(cell: RunPlan, model: LanguageModel) -> tuple[Latency | None, Latency | None]:
+    """Latency at batch 1 and at a second batch size, apart from the evaluation, on the same prompts.
+
+    None for what is not asked for, and for a second batch size that the device has not the memory for.
+    """
     measured = cell.config.measure
-    prompted = [example.messages for example in cell.examples]
-    return latency.probe(
+    if not measured.latency_examples:
+        return None, None
+    timed = partial(
+        latency.probe,
         model,
-        prompted,
+        [example.messages for example in cell.examples],
         settings(cell.config),
         num_examples=measured.latency_examples,
         num_warmup=measured.latency_warmup,
     )
+    alone = timed(batch_size=1)
+    if not measured.latency_batch_size:
+        return alone, None
+    try:
+        return alone, timed(batch_size=measured.latency_batch_size)
+    except OutOfMemoryError as error:
+        log.warning("no latency at batch %d: %s", measured.latency_batch_size, error)
+        return alone, None
 
 
 def summary(

@@ -47,13 +47,18 @@ def packed(
 
     query: (heads, tokens, head_dim); keys, values: (kv_heads, tokens, head_dim). Returns (tokens, heads, head_dim).
     """
-    if _flash_can(query, values, segments, shared, form):
-        return _flash(query, keys, values, segments, shared, form)
-    parts = [
-        _one_prompt(query[:, start:end], keys[:, start:end], values[:, start:end], shared, form)
-        for start, end in pairwise(segments.offsets)
-    ]
-    return torch.cat(parts)
+    if not _flash_can(query, values, segments, shared, form):
+        parts = [
+            _masked(query[:, start:end], keys[:, start:end], values[:, start:end], shared, form)
+            for start, end in pairwise(segments.offsets)
+        ]
+        return torch.cat(parts)
+    own, own_lse = _flash(query, (keys, values), segments, segments, form, causal=True)
+    if shared is None:
+        return own
+    asking, asked = (_whole(part.shape[1], query.device) for part in (query, shared[0]))
+    of_shared, shared_lse = _flash(query, shared, asking, asked, form, causal=False)
+    return _joined(own, own_lse, of_shared, shared_lse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +128,10 @@ def _capped(scores: torch.Tensor, form: Form) -> torch.Tensor:
     return scores if form.softcap is None else scores.div_(form.softcap).tanh_().mul_(form.softcap)
 
 
-def _one_prompt(
+def _masked(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, shared: Pair | None, form: Form
 ) -> torch.Tensor:
-    """`packed` for one segment, by torch's own attention where it has the formula."""
+    """`packed` for one segment, by a mask: for what the FlashAttention kernels do not compute."""
     if shared is not None:
         keys, values = torch.cat([shared[0], keys], 1), torch.cat([shared[1], values], 1)
     seen = causal(query.shape[1], keys.shape[1], form.window, query.device)
@@ -136,8 +141,8 @@ def _one_prompt(
         )
         return found[0].transpose(0, 1)
     group = len(query) // len(keys)
-    scores = _product(query, keys.repeat_interleave(group, 0).transpose(1, 2)).mul_(form.scaling)
-    weights = _capped(scores, form).masked_fill_(~seen, float("-inf")).softmax(-1).to(query.dtype)
+    scores = _scores(query * form.scaling, keys.repeat_interleave(group, 0), None, form)
+    weights = scores.masked_fill_(~seen, float("-inf")).softmax(-1).to(query.dtype)
     return torch.bmm(weights, values.repeat_interleave(group, 0)).transpose(0, 1)
 
 
@@ -150,48 +155,25 @@ def causal(num_queries: int, num_keys: int, window: int | None, device: torch.de
 
 
 def _flash_can(query: torch.Tensor, values: torch.Tensor, segments: Segments, shared: Pair | None, form: Form) -> bool:
-    """Whether the FlashAttention kernel inside torch computes this."""
+    """Whether the FlashAttention kernels inside torch compute this."""
     num_keys = segments.longest + (0 if shared is None else shared[0].shape[1])
+    dim = query.shape[-1]
+    fits = not query.is_cuda or (query.element_size() == 2 and dim <= WIDEST_FLASH_HEAD and dim % 8 == 0)
     return (
-        query.is_cuda
-        and query.dtype in (torch.float16, torch.bfloat16)
-        and query.shape[-1] == values.shape[-1] <= WIDEST_FLASH_HEAD
-        and query.shape[-1] % 8 == 0
-        and form.softcap is None
-        and (form.window is None or num_keys <= form.window)
+        fits and dim == values.shape[-1] and form.softcap is None and (form.window is None or num_keys <= form.window)
     )
 
 
 def _flash(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, segments: Segments, shared: Pair | None, form: Form
-) -> torch.Tensor:
-    """`packed` by FlashAttention (Dao 2023, arXiv:2307.08691), in two calls where there are shared tokens.
-
-    Two softmaxes over disjoint keys are joined by their log-sum-exps: with w = sigmoid(lse_shared - lse_own) the whole
-    is own + w·(shared - own) (as in Juravsky et al. 2024, "Hydragen", arXiv:2402.05099).
-    """
-    found, own_lse = _flash_call(query, (keys, values), segments, segments, form, causal=True)
-    if shared is None:
-        return found
-    whole = _whole(query.shape[1], query.device)
-    of_shared, shared_lse = _flash_call(
-        query, shared, whole, _whole(shared[0].shape[1], query.device), form, causal=False
-    )
-    share = torch.sigmoid(shared_lse - own_lse).transpose(0, 1)[..., None]
-    return torch.addcmul(of_shared * share, found, 1 - share, out=torch.empty_like(found))
-
-
-def _whole(tokens: int, device: torch.device) -> Segments:
-    return Segments((0, tokens), torch.tensor([0, tokens], dtype=torch.int32, device=device))
-
-
-def _flash_call(
     query: torch.Tensor, of: Pair, asking: Segments, asked: Segments, form: Form, *, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output (tokens, heads, head_dim) and log-sum-exp (heads, tokens).
+    """FlashAttention (Dao 2023, arXiv:2307.08691): output (tokens, heads, head_dim), log-sum-exp (heads, tokens).
 
-    torch's operator itself: its public wrapper `varlen_attn` has another signature in each release since 2.10.
+    torch's own operators, since its public functions either hide the log-sum-exp or, as `varlen_attn`, have had another
+    signature in each release since 2.10.
     """
+    if not query.is_cuda:
+        return _flash_on_cpu(query, of, asking, asked, form, causal=causal)
     found, lse, *_ = torch.ops.aten._flash_attention_forward(
         query.transpose(0, 1),
         of[0].transpose(0, 1),
@@ -206,6 +188,37 @@ def _flash_call(
         scale=form.scaling,
     )
     return found, lse
+
+
+def _flash_on_cpu(
+    query: torch.Tensor, of: Pair, asking: Segments, asked: Segments, form: Form, *, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One call a segment: the CPU's operator knows no packs."""
+    found = [
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query[None, :, start:end],
+            *(part[None, :, first:last] for part in of),
+            0.0,
+            causal,
+            scale=form.scaling,
+        )
+        for (start, end), (first, last) in zip(pairwise(asking.offsets), pairwise(asked.offsets), strict=True)
+    ]
+    return torch.cat([out[0].transpose(0, 1) for out, _ in found]), torch.cat([lse[0] for _, lse in found], -1)
+
+
+def _joined(own: torch.Tensor, own_lse: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor) -> torch.Tensor:
+    """One attention of two over disjoint keys, by their log-sum-exps.
+
+    With w = sigmoid(other_lse - own_lse) it is w · other + (1 - w) · own (as in Juravsky et al. 2024, "Hydragen",
+    arXiv:2402.05099), in float32.
+    """
+    share = torch.sigmoid(other_lse - own_lse).transpose(0, 1)[..., None]
+    return torch.addcmul(other * share, own, 1 - share, out=torch.empty_like(own))
+
+
+def _whole(tokens: int, device: torch.device) -> Segments:
+    return Segments((0, tokens), torch.tensor([0, tokens], dtype=torch.int32, device=device))
 
 
 @dataclass(frozen=True, slots=True)
