@@ -38,12 +38,18 @@ def test_a_cell_reads_what_is_shared_once_and_answers_in_batches() -> None:
     assert more == pytest.approx(costs.seconds(shape, 1000 + 100 * 200, 32 * 7, speed))
 
 
-def test_the_latency_probe_reads_whole_prompts_one_by_one() -> None:
+def test_the_latency_probes_read_whole_prompts_one_by_one_and_in_groups() -> None:
     shape, speed = memory.anatomy(MODELS["llama_3_1_8b"]), costs.SPEEDS[Device.cpu]
-    probed = config("measure.latency_warmup=1", "engine.max_new_tokens=7")
-    without = config("measure.latency_examples=0", "measure.latency_warmup=0", "engine.max_new_tokens=7")
-    extra = [costs.cell_seconds(asked, LENGTHS, shape, 16, Device.cpu) for asked in (probed, without)]
-    assert extra[0] - extra[1] == pytest.approx(costs.seconds(shape, 3 * 1200, 3 * 7, speed))
+
+    def found(*overrides: str) -> float:
+        asked = config("measure.latency_warmup=1", "engine.max_new_tokens=7", *overrides)
+        return costs.cell_seconds(asked, LENGTHS, shape, 16, Device.cpu)
+
+    without = found("measure.latency_examples=0")
+    alone = found("measure.latency_batch_size=0") - without
+    assert alone == pytest.approx(costs.seconds(shape, 3 * 1200, 3 * 7, speed))
+    both = found("measure.latency_batch_size=2") - without
+    assert both == pytest.approx(alone + costs.seconds(shape, 2 * 2 * 1200, 2 * 7, speed))
 
 
 # Logged runs

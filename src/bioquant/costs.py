@@ -95,17 +95,19 @@ def logged(config: RunConfig, runs: History) -> Logged | None:
 
 
 def cell_seconds(config: RunConfig, lengths: Lengths, shape: Anatomy, rows: int, device: Device) -> float:
-    """Reading and answering all prompts and the latency probe, by arithmetic; answers are as long as they may be.
+    """Reading and answering all prompts and the latency probes, by arithmetic; answers are as long as they may be.
 
     A quantized model is taken to be as fast as its baseline. rows: that ride together.
     """
     assert lengths.num_examples is not None
-    settings = run.settings(config)
-    read = lengths.shared + lengths.num_examples * lengths.mean
-    steps = ceil(lengths.num_examples * settings.num_samples / rows) * settings.max_new_tokens
-    probed = config.measure.latency_examples + config.measure.latency_warmup
-    alone = probed * (lengths.shared + lengths.mean)
-    return seconds(shape, read + alone, steps + probed * settings.max_new_tokens, SPEEDS[device])
+    settings, measured = run.settings(config), config.measure
+    tokens = lengths.shared + lengths.num_examples * lengths.mean
+    groups = ceil(lengths.num_examples * settings.num_samples / rows)
+    for size in filter(None, (1, measured.latency_batch_size) if measured.latency_examples else ()):
+        probed = ceil(measured.latency_examples / size) + measured.latency_warmup
+        groups += probed
+        tokens += probed * size * (lengths.shared + lengths.mean)
+    return seconds(shape, tokens, groups * settings.max_new_tokens, SPEEDS[device])
 
 
 def seconds(shape: Anatomy, tokens: float, steps: float, speed: Speed) -> float:

@@ -174,7 +174,7 @@ def _totals(found: "Forecast") -> Iterable[str]:
 
 SOURCES = {
     "estimated": "Prompt lengths of models whose tokenizer is not here: estimated, a token for each 3.5 characters.",
-    "assumed": "Tasks whose files are not here (?): assumed to have prompts of 1,024 tokens, half of them shared.",
+    "assumed": "Tasks whose files cannot be read here (?): taken to have prompts of 1,024 tokens, half of them shared.",
 }
 
 
