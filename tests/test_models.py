@@ -88,8 +88,8 @@ QUANTIZED = {
 }
 
 
-# On a CPU with AVX512-BF16 the first forward pass of bitsandbytes packs 4-bit layers anew: the scale of each block becomes
-# a bfloat16, the tables of double quant go, its offset stays.
+# On a CPU with AVX512-BF16 the first forward pass of bitsandbytes packs 4-bit layers anew: the scale of each block
+# becomes a bfloat16, the tables of double quant go, its offset stays.
 PACKED = {
     "bnb_nf4": 147_456 + 4_608 * 2 + 14 * 64,
     "bnb_fp4": 147_456 + 4_608 * 2 + 14 * 64,
