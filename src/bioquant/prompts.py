@@ -6,7 +6,7 @@ same to the byte, so that one shared-prefix cache serves them all; the item itse
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice, zip_longest
 from random import Random
@@ -79,6 +79,13 @@ def shortened(example: Example, task: TaskConfig, prompt: PromptConfig) -> Itera
     for end in reversed([match.start() for match in _SENTENCE_END.finditer(text)]):
         cut = replace(example.row, inputs={**example.row.inputs, field: text[:end]})
         yield _shown(example, cut, (), task, prompt)
+
+
+def fitting(
+    example: Example, task: TaskConfig, prompt: PromptConfig, fits: Callable[[Example], bool]
+) -> Example | None:
+    """The example itself where it fits, else its longest shortened form that does; None where none does."""
+    return next(filter(fits, chain([example], shortened(example, task, prompt))), None)
 
 
 def _shown(example: Example, row: Row, shots: Sequence[Row], task: TaskConfig, prompt: PromptConfig) -> Example:
