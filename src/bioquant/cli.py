@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_read() -> bool:
-    """Whether our output still goes somewhere. Where not, Python must not complain about it once more on its way out."""
+    """Whether our output still goes somewhere. Where not, Python must not complain of it again on its way out."""
     try:
         print(flush=True)
     except BrokenPipeError:
