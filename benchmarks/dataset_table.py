@@ -1,8 +1,9 @@
 """Every benchmark dataset in one place: `python benchmarks/dataset_table.py [FOLDER]`, FOLDER as $BIOQUANT_DATA.
 
-Prints, as Markdown: sizes and trivial baselines; the score of the gold answers written out and read back, the best that a
-task's answer format allows; the score of damaged gold answers beside the one that seqeval (entities) or scikit-learn (all
-others) gives them; and each figure of dataset_references.yaml beside ours. Ends with 1 where one differs.
+Prints, as Markdown: sizes and trivial baselines; the score of the gold answers written out and read back, the best
+that a task's answer format allows; the score of damaged gold answers beside the one that seqeval (entities) or
+scikit-learn (all others) gives them; and each figure of dataset_references.yaml beside ours. Ends with 1 where one
+differs.
 """
 
 import sys
