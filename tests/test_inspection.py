@@ -85,7 +85,7 @@ def test_pool_rows_that_are_test_rows_are_counted(data_root: Path) -> None:
     found = inspect(config_of(data_root, "task=ddi2013", "limit=10"))
     assert found.num_shared > 0
     assert found.num_test == 5761
-    assert found.num_duplicates[0] == 55
+    assert found.num_duplicates[0] == 61
 
 
 def test_check_prints_prompts_with_gold(capsys: pytest.CaptureFixture[str]) -> None:

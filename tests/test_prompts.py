@@ -172,7 +172,7 @@ def test_too_few_examples(pool: list[Row], has_pool: bool, message: str) -> None
 
 
 def test_leaks_are_found_by_id_and_by_text_and_are_removed() -> None:
-    pool = [row("t1", "other", "a"), row("9", "  FOUR ", "b"), row("8", "eight", "b")]
+    pool = [row("t1", "other", "a"), row("9", "  (FOUR). ", "b"), row("8", "eight", "b")]
     assert prompts.leaks(TEST, pool) == [("t1", "t1"), ("t2", "9")]
     assert [kept.id for kept in prompts.clean_pool(TEST, pool)] == ["8"]
 

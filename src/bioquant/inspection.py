@@ -109,7 +109,7 @@ def _names(target: Answer) -> Sequence[str]:
 
 
 def num_duplicates(rows: Sequence[Row]) -> int:
-    """Rows that ask what an earlier one asks, up to case and blanks."""
+    """Rows that ask what an earlier one asks, up to case, blanks and punctuation."""
     return len(rows) - len({datasets.asked(row) for row in rows})
 
 
