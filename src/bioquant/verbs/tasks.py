@@ -82,7 +82,7 @@ def show(config: RunConfig, found: "Inspection") -> None:
     rows += [["duplicates inside", *(str(number) for number in found.num_duplicates)]]
     rows += [[f"gold: {label}", *(str(number) for number in counts)] for label, counts in found.labels.items()]
     tables.show(("", "test", "pool"), rows, as_json=False)
-    print(f"\n{found.num_shared} rows were left out of the pool: the test split has the same id, question or text.")
+    print(f"\nLeft out of the pool since the test split has the same id, question or text: {found.num_shared}.")
     print(
         f"Prompts ({config.prompt.name}) in tokens of {config.model.name}, {fits.num_prompts} counted:"
         f" {fits.shortest} to {fits.longest}, median {fits.median}, p95 {fits.p95}.\n"
