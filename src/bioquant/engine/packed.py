@@ -75,6 +75,7 @@ class PackedModel:
         if config._attn_implementation != NAME or not set(getattr(config, "layer_types", None) or ()) <= LAYER_TYPES:
             raise _unsupported(model, "its attention cannot be replaced")
         if compiled:
+            torch.compiler.reset()  # what was compiled for an earlier model counts against a limit of 8
             for layer in (module for module in model.modules() if type(module).__name__ in model._no_split_modules):
                 layer.compile(dynamic=True)
         try:
