@@ -55,6 +55,12 @@ def test_a_configuration_survives_the_way_to_a_worker() -> None:
     assert ours.from_mapping(ours.to_mapping(config)) == config
 
 
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra makes a job's folder before the job can find a mistake: not in the repository's own multirun/."""
+    monkeypatch.setenv("BIOQUANT_ROOT", str(tmp_path))
+
+
 SEE = "See all keys with: bioquant run --cfg job"
 MISTAKES = [
     (

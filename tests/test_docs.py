@@ -42,8 +42,9 @@ def span(start: int, end: int, label: str, text: str) -> Span:
 
 TARGETS = {
     "mine": ["yes", "no"],
-    "exam_letters": ["B"],
+    "exam_letters": ["B", "A"],
     "exam_numbers": ["B", "B"],
+    "exam_from_one": ["B"],
     "ner_conll": [(span(8, 29, "Drug", "acetyl salicylic acid"),), ()],
     "ner_pubtator": [
         (
@@ -56,6 +57,8 @@ TARGETS = {
     "ner_bioc": [(span(0, 5, "Gene", "BRCA1"), span(32, 36, "Gene", "TP53"))],
     "ner_jsonl": [(span(6, 12, "Disease", "asthma"), span(17, 25, "Disease", "diabetes")), ()],
     "re_tsv": ["treats", "none"],
+    "re_documents": ["induces", "none"],
+    "re_bioc": ["together"],
     "mlc_string": [("Treatment", "Prevention"), ()],
     "mlc_list": [("Treatment", "Prevention"), ()],
     "mlc_columns": [("Treatment", "Prevention"), ()],

@@ -219,6 +219,7 @@ class TaskConfig:
     negative_label: RE: the label for "no relation", which micro-F1 leaves out.
     label_separator: MLC: between the labels of one cell.
     label_columns: MLC: each label is a column of its own, named by the label's value (or name), that holds 0 or 1.
+    first_option: QA: the first option's number, where the file gives answers as numbers.
     instruction: what to do; `{labels}` becomes the list of labels with their descriptions.
     get: where to obtain the files, for the error message where they are missing.
     """
@@ -236,6 +237,7 @@ class TaskConfig:
     negative_label: str | None = None
     label_separator: str = ";"
     label_columns: bool = False
+    first_option: int = 0
     instruction: str = MISSING
     max_new_tokens: int = MISSING
 

@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -175,11 +174,11 @@ def fit(cell: RunPlan, model: LanguageModel) -> RunPlan:
     """
     config = cell.config
 
-    def fitting(example: Example) -> Example:
-        forms = chain([example], prompts.shortened(example, config.task, config.prompt))
-        return next((form for form in forms if len(model.encode(form.messages)) <= room(config)), example)
+    def fits(example: Example) -> bool:
+        return len(model.encode(example.messages)) <= room(config)
 
-    return replace(cell, examples=tuple(fitting(example) for example in cell.examples))
+    found = [prompts.fitting(example, config.task, config.prompt, fits) or example for example in cell.examples]
+    return replace(cell, examples=tuple(found))
 
 
 def room(config: RunConfig) -> int:
