@@ -73,14 +73,14 @@ def test_the_batch_fits_every_recipe_from_the_one_it_was_decided_for_on(name: st
 
 
 def test_it_is_decided_for_the_baseline_where_that_fits_else_for_8_bits_else_for_4() -> None:
-    assert [rows_of(LLAMA_8B, gib) for gib in (40, 24, 16)] == [128, 64, 2]  # the baseline, with ever less room
-    assert rows_of(LLAMA_8B, 15) == 32  # 8 bits: more than where the baseline barely fits
-    assert rows_of(MODELS["llama_3_3_70b"], 40) == 2  # 4 bits with double quantization, barely
+    assert [rows_of(LLAMA_8B, gib) for gib in (40, 24, 17)] == [128, 64, 2]  # the baseline, with ever less room
+    assert rows_of(LLAMA_8B, 16) == 32  # 8 bits: more than where the baseline barely fits
+    assert rows_of(MODELS["llama_3_3_70b"], 40) == 1  # 4 bits with double quantization, barely
     assert rows_of(MODELS["llama_3_3_70b"], 24) == 1  # nothing fits: the engine will say so
 
 
 def test_a_prediction_that_is_a_little_off_leaves_the_batch_as_it_is() -> None:
-    assert [rows_of(LLAMA_8B, gib) for gib in (22.5, 23, 23.5)] == [64, 64, 64]
+    assert [rows_of(LLAMA_8B, gib) for gib in (23.5, 24, 24.5)] == [64, 64, 64]
 
 
 # Refusing
@@ -144,7 +144,7 @@ def test_a_gpu_is_asked_for_what_is_free_beside_its_context(monkeypatch: pytest.
     monkeypatch.setattr(available, "free_bytes", lambda _: needed - memory.CUDA_CONTEXT)
     capacity.check(config(), "cuda:0")
     monkeypatch.setattr(available, "free_bytes", lambda _: needed - memory.CUDA_CONTEXT - 1)
-    with pytest.raises(DoesNotFitError, match=r"needs 15\.5 GiB, but cuda:0 has 15\.5 GiB: choose quant="):
+    with pytest.raises(DoesNotFitError, match=r"needs 16\.2 GiB, but cuda:0 has 16\.2 GiB: choose quant="):
         capacity.check(config(), "cuda:0")
 
 

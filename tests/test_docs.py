@@ -185,7 +185,7 @@ FOOTPRINT = Footprint(
     output_tokens_per_s=1.0,
     prompt_tokens_per_s=1.0,
     joules_per_example=1.0,
-    latency=Latency(ttft_ms=PERCENTILES, tpot_ms=PERCENTILES, example_ms=PERCENTILES),
+    latency=Latency(batch_size=1, ttft_ms=PERCENTILES, tpot_ms=PERCENTILES, example_ms=PERCENTILES),
 )
 
 

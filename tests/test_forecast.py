@@ -145,8 +145,8 @@ def test_a_sweep_is_a_line_a_model_and_quant(project: Path, capsys: pytest.Captu
     assert max(map(len, lines)) <= 80
     assert "demo_qa  zero_shot       36   65-85     113      8" in lines
     [weights] = [line for line in lines if line.startswith("  none") and "14.96" in line]
-    assert weights.split()[:5] == ["none", "14.96", "128", "15.5", "128"]
-    assert weights.split()[5:10] == ["~", "+", "+", "+", "+"]
+    assert weights.split()[:5] == ["none", "14.96", "128", "16.3", "128"]
+    assert weights.split()[5:10] == ["-", "+", "+", "+", "+"]
     [too_large] = [line for line in lines if "128.48" in line]
     assert too_large.split()[4:] == ["0", "-", "-", "-", "-", "-", "-"]
     told = " ".join(out.split())
@@ -163,7 +163,7 @@ def test_json_holds_every_cell_in_bytes(project: Path, capsys: pytest.CaptureFix
     first = found["cells"][0]
     assert (first["model"], first["quant"], first["task"]) == ("llama_3_1_8b", "none", "demo_qa")
     assert first["memory"]["kv_bytes_per_token"] == 131072
-    assert first["cards"]["16"] == "tight"
+    assert first["cards"]["16"] == "no"
     assert found["target"] == {"device": "cuda", "size": 40 * GIB, "name": "a 40 GiB card"}
     sizes = {cell["model"]: cell["download"] for cell in found["cells"]}
     assert found["download"] == sum(sizes.values()) == pytest.approx(16.06e9 + 137.95e9, rel=1e-3)

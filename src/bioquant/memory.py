@@ -29,8 +29,8 @@ from bioquant.records import MemoryPrediction
 MIB = 2**20
 
 CUDA_CONTEXT = 1229 * MIB
-"""What the driver, CUDA's context and the libraries' kernels take of a GPU beside torch's allocator: measured 1.19 to 1.35
-GiB with batches of one prompt (`benchmarks/memory.py`; one H100, driver 580, CUDA 13.0)."""
+"""What the driver, CUDA's context and the libraries' kernels take of a GPU beside torch's allocator: measured 1.19 to
+1.35 GiB with batches of one prompt (`benchmarks/memory.py`; one H100, driver 580, CUDA 13.0)."""
 
 CUBLAS = 72 * MIB
 """cuBLAS's workspaces, which torch's allocator holds: measured 0.04 to 0.11 GiB as the rest of small batches."""
