@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,3 +322,85 @@ def _percentile_values(name: str, percentiles: Percentiles) -> dict[str, float |
         f"latency/{name}_p95": percentiles.p95,
         f"latency/{name}_p99": percentiles.p99,
     }
+
+
+# ---- interface first: the functions below are agreed upon and stay as they are; their bodies follow ----
+# Every `run_id` below is what start_run gave back: MLflow's run id, or, where the server was away, a local key that
+# every function here takes in its place, in every process of the project, before and after the run's delivery.
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A run that was still RUNNING though its owner is gone, and what it was closed with.
+
+    status: FINISHED where its whole result stands in the spool, else KILLED (with the tag `reaped` that says why).
+    """
+
+    run_id: str
+    name: str
+    owner: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a delivery came to: runs delivered whole, runs that still wait, and refused ones with the server's reason."""
+
+    delivered: int
+    waiting: int
+    refused: Mapping[str, str]
+
+
+def open_spool(config: TrackingConfig) -> Store:
+    """A worker's view of a store that its parent has opened: writes go to the spool, the parent delivers them.
+
+    Imports no mlflow and opens no connection. `log_result`, `log_failure` and `beat` are what a worker needs.
+    """
+    raise NotImplementedError
+
+
+def finished(store: Store, fingerprints: Collection[str]) -> dict[str, Outcome]:
+    """The FINISHED cells among these fingerprints, the latest run of each: one search (paged), and the spool.
+
+    Where the server is away: the cells that this project has delivered before, and those that wait in the spool.
+    """
+    raise NotImplementedError
+
+
+def beat(store: Store, run_id: str) -> None:
+    """Tell that the run's owner is alive. Never waits and never fails; at most one call in HEARTBEAT_S reaches the server.
+
+    A process that started or re-attached a run beats for it by itself; this is for one that works on another's run.
+    """
+    raise NotImplementedError
+
+
+def reap(store: Store) -> list[Reaped]:
+    """Close the runs still RUNNING whose owner is gone: on this host by pid and start time, elsewhere by heartbeat age."""
+    raise NotImplementedError
+
+
+def reattach(store: Store, run_id: str) -> None:
+    """Go on in a run that another process began (a preempted cell): RUNNING again, owned by this process.
+
+    Raises TrackingError where neither spool nor server knows the run.
+    """
+    raise NotImplementedError
+
+
+def run_of(folder: Path) -> str | None:
+    """The run id that start_run wrote into a cell's folder, for a requeued job that finds its folder taken."""
+    raise NotImplementedError
+
+
+def flush(store: Store) -> Delivery:
+    """Wait until the spool is delivered; gives up once nothing has moved for FLUSH_S seconds.
+
+    `closing` calls it at its end; a sweep that ends runs with `end_run` calls it once, at its end.
+    """
+    raise NotImplementedError
+
+
+def sync(store: Store) -> Delivery:
+    """Deliver what waits in the spool, in this thread, those refused before included. Raises TrackingError (away)."""
+    raise NotImplementedError
