@@ -66,7 +66,7 @@ def sync(store: Store) -> int:
         refusals = "".join(f"\n  {key}: {reason}" for key, reason in left.refused.items())
         raise TrackingError(f"the tracking store refuses {_runs(len(left.refused))}, kept in the spool:{refusals}")
     if left.waiting:
-        raise TrackingError(f"{_runs(left.waiting)} of {len(before)} still on disk: {why}. Repeat: bioquant sync")
+        raise TrackingError(f"{left.waiting} of {len(before)} runs still wait on disk: {why}. Repeat: bioquant sync")
     return len(before)
 
 
