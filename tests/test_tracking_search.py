@@ -22,18 +22,10 @@ from tracking_parts import PLAN, RESULT, log, start
 HERE = socket.gethostname()
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with its tables: making them takes seconds."""
-    path = tmp_path_factory.mktemp("made") / "mlflow.db"
-    tracking.open_store(TrackingConfig(name="t", uri=f"sqlite:///{path}", experiment="other"))
-    return path
-
-
 @pytest.fixture
-def store(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Store:
+def store(fresh_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Store:
     monkeypatch.setenv("BIOQUANT_ROOT", str(tmp_path))
-    shutil.copy(made, tmp_path / "mlflow.db")
+    shutil.copy(fresh_database, tmp_path / "mlflow.db")
     return opened(tmp_path)
 
 
