@@ -83,6 +83,7 @@ class Carrier:
         assert isinstance(event, Create)
         parent_id = self._parent_id(event.parent) if event.parent else None
         run_id = self._made_before(key, progress) or self._make(key, progress, event, parent_id)
+        self.spool.link(key, run_id)
         made = replace(self.spool.progress(key), run_id=run_id, done=end)
         self.spool.save(key, made)
         return run_id, made
