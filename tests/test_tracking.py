@@ -203,12 +203,10 @@ def test_a_server_away_from_start_to_end_of_a_run_then_sync(bioquant: Command, t
     away = bioquant("run", *QUICK, root=tmp_path, MLFLOW_TRACKING_URI=uri)
     assert away.returncode == 0, away.stderr
     assert f"warning: tracking store '{uri}': no server answers there. What is logged waits on disk" in away.stderr
-    assert "warning: 1 run is logged on disk and not yet at the tracking store" in away.stderr
+    assert "warning: 1 run on disk and not yet at the tracking store" in away.stderr
     still = bioquant("sync", root=tmp_path)
     assert still.returncode == 2
-    assert still.stderr.endswith(
-        "error: 1 of 1 runs still wait on disk: no server answers there. Repeat: bioquant sync\n"
-    )
+    assert still.stderr.endswith("error: 1 of 1 run still on disk: no server answers there. Repeat: bioquant sync\n")
     with serving(server_command(tmp_path, port), port, tmp_path):
         doctor = bioquant("doctor", "--json", root=tmp_path, MLFLOW_TRACKING_URI=uri)
         advice = {line["check"]: line["what to do"] for line in json.loads(doctor.stdout)}["tracking"]

@@ -182,8 +182,9 @@ class Spool:
         """The MLflow id of a run given by either; None where it has none yet."""
         if not run_id.startswith(LOCAL):
             return run_id
-        found = self.progress(run_id).run_id
-        return found or self.delivered().get(run_id, {}).get("run_id")
+        if self._events(run_id).exists():
+            return self.progress(run_id).run_id
+        return self.delivered().get(run_id, {}).get("run_id")
 
     def _begin_again(self, key: str) -> None:
         """A run whose events were all delivered, or that was made elsewhere, gets more."""
