@@ -20,6 +20,8 @@ FLOORS = [
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
     {"plan", "datasets", "compose", "progress", "journal"},
     {"models", "engine", "measure", "tracking", "tables", "plots"},
+    {"memory"},
+    {"capacity"},
     {"run"},
     {"sweep", "inspection"},
     {"verbs"},
@@ -28,7 +30,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 ONLY_IN = {
-    "torch": {"models", "engine", "measure", "embedding", "verbs.doctor"},
+    "torch": {"models", "engine", "measure", "memory", "embedding", "verbs.doctor"},
     "mlflow": {"tracking"},
     "hydra": {"compose", "verbs.run"},
     "bitsandbytes": {"models"},

