@@ -23,7 +23,9 @@ FLOORS = [
     {"memory"},
     {"capacity"},
     {"run"},
-    {"sweep", "inspection"},
+    {"sweep", "inspection", "lengths"},
+    {"costs"},
+    {"forecast"},
     {"verbs"},
     {"cli"},
 ]

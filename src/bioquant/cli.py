@@ -10,6 +10,7 @@ from bioquant.errors import BioquantError, did_you_mean
 
 VERBS = {
     "run": "run one cell, or with -m a sweep of cells (a Hydra application)",
+    "plan": "predict a cell's or a sweep's memory, time and disk; nothing is loaded",
     "ui": "open the MLflow UI on this project's runs",
     "sync": "deliver what was logged while the tracking server was away",
     "doctor": "check this machine, say what to do about what is missing; --reap closes runs whose process is gone",

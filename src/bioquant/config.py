@@ -46,13 +46,6 @@ class Domain(StrEnum):
     biomedical = "biomedical"
 
 
-class ChatTemplate(StrEnum):
-    """How turns become text: by the tokenizer's chat template, or plainly, as a model without chat training needs."""
-
-    tokenizer = "tokenizer"
-    plain = "plain"
-
-
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A checkpoint.
@@ -65,6 +58,7 @@ class ModelConfig:
     architecture: the fields of the transformers config, `model_type` among them: what random weights are drawn for, and
         what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
+    chat_template: whether turns are written by the tokenizer's own template, else plainly, as for a base model.
     """
 
     name: str = MISSING
@@ -82,7 +76,7 @@ class ModelConfig:
     context_length: int = MISSING
     licence: str = MISSING
     gated: bool = False
-    chat_template: ChatTemplate = ChatTemplate.tokenizer
+    chat_template: bool = True
     system_prompt: str | None = None
     trust_remote_code: bool = False
 

@@ -103,7 +103,10 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
 
 
 def load(config: RunConfig) -> Loaded:
-    """Plan → load: the quantized model, with the proof that it is one. Raises DoesNotFitError, ModelError, QuantError."""
+    """Plan → load: the quantized model, with the proof that it is one.
+
+    Raises DoesNotFitError, ModelError, QuantError.
+    """
     device = models.resolve_device(config.engine.device)
     meter = MemoryMeter(device)
     meter.reset()

@@ -296,8 +296,8 @@ class StepPass:
 class Attending:
     """What a forward pass is about; goes through the model to its attention layers under this name.
 
-    One type for all, and no dataclass: a compiled layer is compiled anew for each type that it is handed, and looks into
-    a frozen dataclass to find it.
+    One type for all, and no dataclass: a compiled layer is compiled anew for each type that it is handed, and looks for
+    it inside a frozen dataclass.
     """
 
     def __init__(self, work: SharedPass | PromptPass | StepPass) -> None:
