@@ -19,8 +19,11 @@ FLOORS = [
     {"tasks"},
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
     {"plan", "datasets", "compose", "progress", "journal"},
+    {"evidence"},
+    {"compare", "selection"},
+    {"study", "recommend"},
     {"models", "engine", "measure", "tracking", "tables", "plots"},
-    {"run"},
+    {"run", "runs", "report"},
     {"sweep", "inspection"},
     {"verbs"},
     {"cli"},
@@ -29,7 +32,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 ONLY_IN = {
     "torch": {"models", "engine", "measure", "embedding", "verbs.doctor"},
-    "mlflow": {"tracking"},
+    "mlflow": {"tracking", "runs"},
     "hydra": {"compose", "verbs.run"},
     "bitsandbytes": {"models"},
 }

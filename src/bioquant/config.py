@@ -296,7 +296,8 @@ class PolicyConfig:
     """What is acceptable: budgets and tolerated loss. A budget of null is no limit.
 
     gpu_memory_gib: of one device, as its vendor counts (GiB). latency_p95_ms: of one example at batch 1.
-    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1.
+    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1; null tolerates
+        any, and asks for no baseline.
     confidence: of every interval that a verdict rests on.
     tasks: task -> weight in the overall choice; empty weighs all alike. licences: allowed ones; empty allows all.
     """
@@ -305,7 +306,7 @@ class PolicyConfig:
     gpu_memory_gib: float | None = None
     latency_p95_ms: float | None = None
     joules_per_example: float | None = None
-    max_quality_loss: float = 0.01
+    max_quality_loss: float | None = 0.01
     confidence: float = 0.95
     tasks: dict[str, float] = field(default_factory=dict[str, float])
     licences: list[str] = field(default_factory=list[str])
@@ -344,8 +345,29 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
+def check_policy(policy: PolicyConfig) -> None:
+    """Ranges the types cannot say. Raises ConfigError."""
+    loss = policy.max_quality_loss
+    if loss is not None and not 0 < loss < 1:
+        raise ConfigError(
+            f"policy.max_quality_loss={loss} is not allowed: give a loss between 0 and 1, such as 0.01 for a point (no "
+            "number of examples proves a loss of nothing), or null to tolerate any."
+        )
+    if not 0.5 <= policy.confidence < 1:
+        raise ConfigError(f"policy.confidence={policy.confidence} is not allowed: give 0.5 or more and less than 1.")
+    above_zero = {
+        "gpu_memory_gib": policy.gpu_memory_gib,
+        "latency_p95_ms": policy.latency_p95_ms,
+        "joules_per_example": policy.joules_per_example,
+    } | {f"tasks.{task}": weight for task, weight in policy.tasks.items()}
+    for key, value in above_zero.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"policy.{key}={value} is not allowed: give a number above 0.")
+
+
 def check(config: RunConfig) -> None:
     """Ranges the types cannot say. Raises ConfigError."""
+    check_policy(config.policy)
     at_least_one = {
         "engine.batch_size": config.engine.batch_size,
         "task.max_new_tokens": config.task.max_new_tokens,

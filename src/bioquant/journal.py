@@ -75,10 +75,10 @@ def from_json(text: str) -> Answer | None:
     value = json.loads(text)
     if not isinstance(value, list):
         return value
-    parts = cast(list[str | list[Any]], value)
+    parts = cast(list[Any], value)
     if all(isinstance(part, str) for part in parts):
-        return tuple(cast(list[str], parts))
-    return tuple(Span(start=part[0], end=part[1], label=part[2], text=part[3]) for part in parts)
+        return tuple(parts)
+    return tuple(Span(start=start, end=end, label=label, text=named) for start, end, label, named in parts)
 
 
 def shown(answer: Answer) -> str:
