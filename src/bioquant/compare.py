@@ -321,4 +321,10 @@ def _more(comparison: Comparison, values: Mapping[str, FloatArray], *, margin: f
     if units is None:
         return None
     per_unit = comparison.num_examples / comparison.num_units
-    return max(1, round(units * per_unit) - comparison.num_examples)
+    return _two_digits(max(1, round(units * per_unit) - comparison.num_examples))
+
+
+def _two_digits(number: int) -> int:
+    """Rounded up to two digits: more would be a false promise."""
+    step = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // step) * step

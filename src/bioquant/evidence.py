@@ -6,14 +6,14 @@ distinct (target, answer) is scored once, and a cell is a list of places among t
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bioquant.journal import from_json
+from bioquant.journal import from_json, shown
 from bioquant.metrics import Labels, Spans, Tally, entity_tally, label_tally, labelset_tally
 from bioquant.records import Answer
 from bioquant.statistics import FloatArray, Statistic, unit_weights
@@ -190,6 +190,12 @@ class ExampleSet:
         counts = self.counts([one, other])
         return int(np.count_nonzero((counts[:, 0] != counts[:, 1]).any(axis=1)))
 
+    def answer(self, run: LoggedRun, example_id: str) -> tuple[str, str]:
+        """The gold answer to one example and what a cell answered, as people read them."""
+        target, answered = self.pairs[self.answered[run.run_id][self.example_ids.index(example_id)]]
+        given = from_json(answered)
+        return shown(cast(Answer, from_json(target))), "(invalid)" if given is None else shown(given)
+
     def quality(self, run_id: str) -> float:
         """The headline metric of one cell, over all examples."""
         counts = self.tally.counts[self.answered[run_id]]
@@ -285,3 +291,19 @@ class _Collector:
             answered=self._answered,
             asked=self._asked,
         )
+
+
+def plain(value: object) -> object:
+    """A result as JSON holds it: records by their fields, runs and example sets by what names them."""
+    if isinstance(value, LoggedRun):
+        axes = {"model": value.model, "quant": value.quant, "task": value.task, "prompt": value.prompt}
+        return {"run_id": value.run_id, **axes}
+    if isinstance(value, ExampleSet):
+        return {"digest": value.digest, "num_examples": len(value.example_ids), "num_test": value.num_test}
+    if is_dataclass(value):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in cast(Mapping[object, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in cast(Sequence[object], value)]
+    return value

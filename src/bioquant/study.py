@@ -83,6 +83,25 @@ def findings(study: str, compared: Compared, policy: PolicyConfig) -> list[Findi
     return [finding for question in asked for finding in question(compared, policy)]
 
 
+HEADINGS = ("question", "claim", "of", "our figure", "interval", "it", "rests on")
+"""Of the study's table; `texts` gives a row."""
+
+
+def texts(finding: Finding) -> tuple[str, ...]:
+    """A finding as it is shown."""
+    figure = "-" if finding.value is None else _shown(finding.value, finding.unit)
+    bounds = "-"
+    if finding.low is not None and finding.high is not None:
+        bounds = f"{_shown(finding.low, finding.unit)} to {_shown(finding.high, finding.unit)}"
+    return finding.question, finding.claim, finding.subject, figure, bounds, str(finding.outcome), finding.basis
+
+
+def _shown(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{value:.1%}"
+    return f"{100 * value:+.1f} points" if unit == "points" else f"{value:.1f} {unit}"
+
+
 def memory(compared: Compared, policy: PolicyConfig) -> list[Finding]:  # noqa: ARG001
     """(a) The largest cut of peak GPU memory among the models and quants; the interval spans its cells."""
     on_gpu = [one for one in compared.comparisons if one.candidate.on_gpu and one.memory_ratio is not None]
