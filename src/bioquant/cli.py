@@ -11,6 +11,7 @@ from bioquant.errors import BioquantError, did_you_mean
 VERBS = {
     "run": "run one cell, or with -m a sweep of cells (a Hydra application)",
     "compare": "each quantized cell beside its baseline: what it loses, for sure or not, and what it saves",
+    "recommend": "which model, at which precision, prompted how: under a policy, with a report",
     "ui": "open the MLflow UI on this project's runs",
     "doctor": "check this machine and say what to do about what is missing",
     "models": "list the models: size, licence, gated or not, cached or not",

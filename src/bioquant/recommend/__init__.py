@@ -34,7 +34,7 @@ def recommend(compared: Compared, policy: PolicyConfig) -> Recommendation:
         deployments=deployments,
         overall=overall,
         why=why,
-        left_out=tuple([*left_out, *refused]),
+        left_out=(*left_out, *refused),
         run_ids=tuple(sorted(run.run_id for examples in sets for run in examples.runs)),
     )
 

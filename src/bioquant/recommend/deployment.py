@@ -51,7 +51,7 @@ def _deployment(
             best[choice.task] = max(acceptable, key=lambda one: (one.quality, one.run.prompt))
         elif cells:
             nearest = min(cells, key=distance)
-            missing[choice.task] = "; ".join(one.text for one in (*nearest.unmet, *nearest.unknown))
+            missing[choice.task] = (*nearest.unmet, *nearest.unknown)[0].text
         else:
             missing[choice.task] = "no finished run"
     cells = {task: one.run for task, one in best.items()}

@@ -8,6 +8,7 @@ from bioquant.compare import Comparison, run_command
 from bioquant.config import PolicyConfig
 from bioquant.evidence import LoggedRun
 from bioquant.statistics import Verdict
+from bioquant.wording import change, loss, needs
 
 MIB_PER_GIB = 1024
 
@@ -17,7 +18,7 @@ class Shortfall:
     """A requirement of the policy that a cell does not meet, or (known=False) is not known to meet.
 
     requirement: memory, latency, energy, licence or quality. text: a clause about "it", the cell.
-    excess: how far beyond the limit, as a share of it; 0 where unknown. remedy: what to measure, where something would tell.
+    excess: how far beyond the limit, as a share of it; 0 where unknown. remedy: what to measure next, if anything.
     """
 
     requirement: str
@@ -111,27 +112,6 @@ def _quality(run: LoggedRun, comparison: Comparison | None, refusal: str, policy
         yield Shortfall(
             requirement="quality", text=f"{text}: {needs(comparison)}", known=False, remedy=more(comparison)
         )
-
-
-def change(comparison: Comparison) -> str:
-    """`-0.4 points of accuracy [-1.3, +0.6]`."""
-    low, high = 100 * comparison.ci_low, 100 * comparison.ci_high
-    return f"{100 * comparison.delta:+.1f} points of {comparison.metric} [{low:+.1f}, {high:+.1f}]"
-
-
-def loss(comparison: Comparison) -> str:
-    """`3.1 points of accuracy [1.8, 4.5]`."""
-    low, high = -100 * comparison.ci_high, -100 * comparison.ci_low
-    return f"{-100 * comparison.delta:.1f} points of {comparison.metric} [{low:.1f}, {high:.1f}]"
-
-
-def needs(comparison: Comparison) -> str:
-    """How many more examples an open verdict needs, and whether the task has them."""
-    if comparison.more_examples is None:
-        return "it lies too near the limit for any number of examples to tell"
-    left = comparison.num_test - comparison.num_examples
-    has = f"the task has {left:,} more" if left else "the task has no more"
-    return f"needs about {comparison.more_examples:,} more examples ({has})"
 
 
 def more(comparison: Comparison) -> str:

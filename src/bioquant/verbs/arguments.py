@@ -52,11 +52,14 @@ def gather(options: argparse.Namespace) -> Gathered:
     """Read the runs that were asked for and compare them. Mistakes in arguments are told before MLflow is loaded."""
     chosen = selection.parse(options.arguments)
     config = compose.compose_one(chosen.overrides, options.config_dir)
+    policy = config.policy
+    if any(override.startswith("policy.") for override in chosen.overrides):
+        policy = replace(policy, name=f"{policy.name}, adjusted")
     from bioquant import runs
 
     store = runs.open_existing(replace(config.tracking, uri=options.uri or config.tracking.uri))
     wanted = selection.select(runs.read(store), chosen.filters)
     sets, refusals = runs.evidence(store, wanted)
-    compared = compare(sets, config.policy)
+    compared = compare(sets, policy)
     compared = replace(compared, refusals=(*refusals, *compared.refusals))
-    return Gathered(store=store, policy=config.policy, compared=compared)
+    return Gathered(store=store, policy=policy, compared=compared)

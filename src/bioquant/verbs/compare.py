@@ -12,9 +12,9 @@ from bioquant import tables
 from bioquant.compare import Comparison, Refusal
 from bioquant.config import PolicyConfig
 from bioquant.evidence import plain
-from bioquant.statistics import Verdict
 from bioquant.study import HEADINGS, PAPER, QUESTIONS, Finding, findings, texts
 from bioquant.verbs import arguments as given
+from bioquant.wording import p_value, verdict_text
 
 LEGEND = """delta: candidate minus baseline, in points (100 points are 1.0), with its paired interval
 kept: candidate over baseline; p: of no difference; Holm: p adjusted for all rows
@@ -97,22 +97,12 @@ def _cells(one: Comparison) -> list[str]:
         f"{one.baseline_quality:.3f} → {one.candidate_quality:.3f}",
         f"{100 * one.delta:+.1f} [{100 * one.ci_low:+.1f}, {100 * one.ci_high:+.1f}]",
         "-" if one.retention is None else f"{one.retention:.1%}",
-        _p(one.p_value),
-        _p(one.p_holm),
+        p_value(one.p_value),
+        p_value(one.p_holm),
         f"{len(one.lost)}/{len(one.gained)}",
         *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
-        _verdict(one),
+        verdict_text(one),
     ]
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "<.001"
-
-
-def _verdict(one: Comparison) -> str:
-    if one.verdict is not Verdict.undecided:
-        return str(one.verdict)
-    return "undecided: at the limit" if one.more_examples is None else f"undecided: +{one.more_examples:,}"
 
 
 def _show_notes(comparisons: Sequence[Comparison]) -> None:
