@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bioquant.errors import ConfigError, did_you_mean, unknown
+from bioquant.errors import ConfigError, did_you_mean
 from bioquant.evidence import LoggedRun
 
 FILTERS = ("model", "quant", "task", "prompt", "sweep_id", "limit", "seed", "device")
@@ -53,7 +53,8 @@ def select(runs: Sequence[LoggedRun], filters: Mapping[str, tuple[str, ...]]) ->
         present = sorted({value(run, key) for run in runs})
         for one in wanted:
             if not any(_matches(key, one, there) for there in present):
-                raise ConfigError(unknown(f"no finished run has {key}", one, present))
+                near = did_you_mean(one, present)
+                raise ConfigError(f"no finished run has {key}={one}{near} The runs have: {', '.join(present)}.")
         chosen = [run for run in chosen if any(_matches(key, one, value(run, key)) for one in wanted)]
     if not chosen:
         asked = " ".join(f"{key}={','.join(values)}" for key, values in filters.items())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bioquant.compare import Compared
 from bioquant.config import PolicyConfig
-from bioquant.errors import ConfigError, unknown
+from bioquant.errors import ConfigError, did_you_mean
 from bioquant.evidence import ExampleSet
 from bioquant.recommend.choices import Candidate, Deployment, Recommendation, TaskChoice
 from bioquant.recommend.deployment import for_all
@@ -76,6 +76,9 @@ def _weights(policy: PolicyConfig, tasks: Sequence[str]) -> dict[str, float]:
     """Each task's share in the overall choice, summing to 1."""
     for task in policy.tasks:
         if task not in tasks:
-            raise ConfigError(unknown("policy.tasks: no finished run has task", task, tasks))
+            near = did_you_mean(task, tasks)
+            raise ConfigError(
+                f"policy.tasks.{task}: no finished run has that task{near} The runs have: {', '.join(tasks)}."
+            )
     given = dict(policy.tasks) or dict.fromkeys(tasks, 1.0)
     return {task: weight / sum(given.values()) for task, weight in sorted(given.items())}

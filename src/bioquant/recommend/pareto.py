@@ -22,34 +22,34 @@ def dominators(
     whole interval of the paired difference counts, of memory and latency more than the noise between two runs. A cell
     that lacks a figure others have neither beats nor is beaten.
     """
-    axes = [name for name in ("memory_mib", "latency_ms") if any(getattr(run, name) is not None for run in runs)]
-    complete = [run for run in runs if all(getattr(run, name) is not None for name in axes)]
-    strongest = sorted(complete, key=lambda run: (-examples.quality(run.run_id), run.run_id))
+    noises = {"memory_mib": MEMORY_NOISE, "latency_ms": LATENCY_NOISE}
+    axes = [axis for axis in noises if any(getattr(run, axis) is not None for run in runs)]
+    complete = [run for run in runs if all(getattr(run, axis) is not None for axis in axes)]
+    complete.sort(key=lambda run: (-examples.quality(run.run_id), *(getattr(run, axis) for axis in axes), run.run_id))
+    no_dearer = np.ones((len(complete), len(complete)), dtype=bool)
+    cheaper = np.zeros_like(no_dearer)
+    for axis in axes:
+        costs = np.array([getattr(run, axis) for run in complete], dtype=np.float64)
+        ratios = costs[:, None] / costs
+        no_dearer &= ratios < noises[axis]
+        cheaper |= ratios * noises[axis] <= 1
+    np.fill_diagonal(no_dearer, val=False)
     beaten: dict[str, LoggedRun] = {}
-    for run in complete:
-        rivals = (rival for rival in strongest if rival is not run)
-        found = next((rival for rival in rivals if _beats(rival, run, axes, examples, compared, confidence)), None)
-        if found is not None:
-            beaten[run.run_id] = found
+    for column, run in enumerate(complete):
+        rivals = ((complete[row], bool(cheaper[row, column])) for row in np.flatnonzero(no_dearer[:, column]))
+        found = (rival for rival, saves in rivals if _scores(rival, run, saves, examples, compared, confidence))
+        if (rival := next(found, None)) is not None:
+            beaten[run.run_id] = rival
     return beaten
 
 
-def _beats(
-    one: LoggedRun,
-    other: LoggedRun,
-    axes: Sequence[str],
-    examples: ExampleSet,
-    compared: Compared,
-    confidence: float,
+def _scores(
+    one: LoggedRun, other: LoggedRun, saves: bool, examples: ExampleSet, compared: Compared, confidence: float
 ) -> bool:
-    noise = {"memory_mib": MEMORY_NOISE, "latency_ms": LATENCY_NOISE}
-    ratios = {axis: getattr(one, axis) / getattr(other, axis) for axis in axes}
-    if any(ratio >= noise[axis] for axis, ratio in ratios.items()):
-        return False
-    cheaper = any(ratio * noise[axis] <= 1 for axis, ratio in ratios.items())
+    """Whether one scores more beyond noise, or, where it saves something else, no less."""
     differences = compared.resampled[one.run_id] - compared.resampled[other.run_id]
-    # The cheap look first: a mean below 0 cannot have its whole interval above it.
-    if float(np.nanmean(differences)) < 0:
+    # The cheap look first: with so many below 0 the interval reaches below it too.
+    if np.count_nonzero(differences < 0) > (1 - confidence) / 2 * len(differences):
         return False
     low, _ = paired_interval(differences, examples.num_changed(one.run_id, other.run_id), confidence)
-    return low > 0 or (low == 0 and cheaper)
+    return low > 0 or (saves and low == 0)

@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.typing import RcKeyType
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -43,13 +45,19 @@ STYLE: dict[RcKeyType, Any] = {
     "legend.fontsize": 9,
 }
 
+WIDE = 5
+"""Costs whose largest is more than this times the smallest are drawn on a log scale."""
+
 MARKERS = {"chosen": "*", "acceptable": "o", "undecided": "o", "rejected": "x"}
 """By where a cell stands; the undecided are drawn hollow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A cell in a plot: its quality with its interval over a cost, where it stands, and what is written beside it."""
+    """A cell in a plot: its quality with its interval over a cost, where it stands, and what is written beside it.
+
+    beaten: drawn faint.
+    """
 
     cost: float
     quality: float
@@ -57,6 +65,7 @@ class Point:
     high: float
     series: str
     state: str
+    beaten: bool = False
     label: str = ""
 
 
@@ -75,29 +84,11 @@ def scatter(name: str, points: Sequence[Point], *, cost: str, quality: str, desc
     with rc_context(STYLE):
         figure, axes = _axes(3.6)
         colours = _colours([point.series for point in points])
-        for point in points:
-            _mark(axes, point, colours[point.series])
-        axes.set_xlabel(cost)
+        _draw(axes, points, colours)
+        _cost_axis(axes, points, cost)
         axes.set_ylabel(quality)
         _legend(figure, colours, sorted({point.state for point in points}, key=list(MARKERS).index))
         return _svg(figure, name, described)
-
-
-def _mark(axes: Axes, point: Point, colour: str) -> None:
-    axes.plot([point.cost, point.cost], [point.low, point.high], color=colour, alpha=0.45, linewidth=1.2)
-    axes.plot(
-        [point.cost],
-        [point.quality],
-        linestyle="none",
-        marker=MARKERS[point.state],
-        markersize=13 if point.state == "chosen" else 6,
-        color=colour,
-        markerfacecolor="none" if point.state == "undecided" else colour,
-    )
-    if point.label:
-        axes.annotate(
-            point.label, (point.cost, point.quality), xytext=(5, 4), textcoords="offset points", fontsize=9, color=INK
-        )
 
 
 def ladders(name: str, points: Sequence[Point], *, cost: str, quality: str, described: str) -> str:
@@ -108,14 +99,49 @@ def ladders(name: str, points: Sequence[Point], *, cost: str, quality: str, desc
         for series, colour in colours.items():
             steps = sorted((point for point in points if point.series == series), key=lambda point: point.cost)
             axes.plot([step.cost for step in steps], [step.quality for step in steps], color=colour, linewidth=1)
-            for step in steps:
-                _mark(axes, step, colour)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel(cost)
+        _draw(axes, points, colours)
+        _cost_axis(axes, points, cost)
         axes.set_ylabel(quality)
         _legend(figure, colours, [])
         return _svg(figure, name, described)
+
+
+def _draw(axes: Axes, points: Sequence[Point], colours: Mapping[str, str]) -> None:
+    """The points, those that look alike at once: a task may have hundreds."""
+    alike: dict[tuple[str, str, bool], list[Point]] = defaultdict(list)
+    for point in points:
+        alike[point.series, point.state, point.beaten].append(point)
+    for (series, state, beaten), some in alike.items():
+        costs, faint = [point.cost for point in some], 0.35 if beaten else 1.0
+        lows, highs = [point.low for point in some], [point.high for point in some]
+        axes.vlines(costs, lows, highs, colors=colours[series], alpha=0.4 * faint, linewidth=1.2)
+        axes.plot(
+            costs,
+            [point.quality for point in some],
+            linestyle="none",
+            marker=MARKERS[state],
+            markersize=13 if state == "chosen" else 6,
+            color=colours[series],
+            markerfacecolor="none" if state == "undecided" else colours[series],
+            alpha=faint,
+        )
+    for point in points:
+        if point.label:
+            axes.annotate(
+                point.label, (point.cost, point.quality), xytext=(5, 4), textcoords="offset points", color=INK
+            )
+
+
+def _cost_axis(axes: Axes, points: Sequence[Point], label: str) -> None:
+    """In powers where the costs differ by more than a factor of a few."""
+    costs = [point.cost for point in points]
+    if max(costs) > WIDE * min(costs) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+        label = f"{label} (log scale)"
+    axes.set_xlabel(label)
 
 
 def forest(name: str, changes: Sequence[Change], *, margin: float, axis: str, described: str) -> str:

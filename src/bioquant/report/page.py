@@ -131,20 +131,21 @@ def state(candidate: Candidate, chosen: Candidate | None) -> str:
 
 def candidates_table(choice: TaskChoice) -> Table:
     """Every cell of a task with its figures and the reason for where it stands."""
-    headings = ("#", "cell", "", f"{choice.metric}", "against full precision", "memory", "p50", "p95", "reason")
-    rows = tuple(_candidate_row(place, one, choice) for place, one in enumerate(choice.candidates, start=1))
-    return Table(headings=headings, rows=rows, wide=(8,))
+    change = "against full precision"
+    headings = ("#", "cell", "", f"{choice.metric}", change, "memory", "p50", "p95", "beaten by", "reason")
+    places = {one.name: f"{place}" for place, one in enumerate(choice.candidates, start=1)}
+    rows = tuple(_candidate_row(one, places, choice) for one in choice.candidates)
+    return Table(headings=headings, rows=rows, wide=(1, 9))
 
 
-def _candidate_row(place: int, one: Candidate, choice: TaskChoice) -> tuple[str, ...]:
+def _candidate_row(one: Candidate, places: Mapping[str, str], choice: TaskChoice) -> tuple[str, ...]:
     compared = one.comparison
     change = "itself" if one.run.is_baseline else "-"
     if compared is not None:
         change = points(compared.delta, compared.ci_low, compared.ci_high)
     reasons = [shortfall.text for shortfall in (*one.unmet, *one.unknown)] or [one.why_not or choice.why]
-    front = f"beaten by {one.beaten_by}" if one.beaten_by else "on the Pareto front"
     return (
-        str(place),
+        places[one.name],
         one.name,
         state(one, choice.chosen),
         bounds(one.quality, one.ci_low, one.ci_high),
@@ -152,7 +153,8 @@ def _candidate_row(place: int, one: Candidate, choice: TaskChoice) -> tuple[str,
         gib(one.run.memory_mib),
         seconds(one.run.latency_ms),
         seconds(one.run.metrics.get("latency/example_ms_p95")),
-        f"{'; '.join(reasons)}; {front}",
+        f"#{places[one.beaten_by]}" if one.beaten_by else "-",
+        "; ".join(reasons),
     )
 
 

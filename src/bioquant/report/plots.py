@@ -16,6 +16,9 @@ from bioquant.study import TOLERATED, Finding
 MIB_PER_GIB = 1024
 MS_PER_S = 1000
 
+NUM_LABELLED = 8
+"""Points with their row's number beside them: more would cover one another."""
+
 CHANGES = {
     "quality": "change of the score, points",
     "prompting": "change of a prompting method's gain, points",
@@ -63,7 +66,8 @@ def _point(one: Candidate, number: int, cost: float, choice: TaskChoice) -> figu
         high=one.ci_high,
         series=one.run.model,
         state=state(one, choice.chosen),
-        label="" if one.beaten_by else str(number),
+        beaten=bool(one.beaten_by),
+        label=str(number) if number <= NUM_LABELLED and not one.beaten_by else "",
     )
 
 
@@ -78,9 +82,7 @@ def sizes(recommendation: Recommendation, compared: Compared, confidence: float)
     if len(points) <= len({point.series for point in points}):
         return Markup("")
     described = "mean quality over the tasks against memory, a line for each model"
-    return Markup(
-        figures.ladders("sizes", points, cost="memory, GiB (log scale)", quality="mean quality", described=described)
-    )
+    return Markup(figures.ladders("sizes", points, cost="memory, GiB", quality="mean quality", described=described))
 
 
 def _best_cells(recommendation: Recommendation, model: str, quant: str) -> list[LoggedRun]:
