@@ -115,10 +115,12 @@ def main() -> None:
         start = perf_counter()
         subprocess.run(command, check=True, env={**os.environ, "BIOQUANT_ROOT": str(folder)})
         seconds = perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = used.ru_maxrss / 2**20
     libraries = ", ".join(f"{name} {version(name)}" for name in ("mlflow", "numpy", "pyarrow"))
     print(
-        f"{seconds:.1f} s, peak {peak:.2f} GiB (target: 60 s, 2 GiB) on {os.cpu_count()} cores; {platform.python_version()}, {libraries}"
+        f"{seconds:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of CPU), peak {peak:.2f} GiB (target: 60 s, 2 GiB) "
+        f"on {os.cpu_count()} cores; Python {platform.python_version()}, {libraries}"
     )
 
 

@@ -229,7 +229,8 @@ def test_a_task_is_decided_on_the_examples_with_the_most_predictions() -> None:
     found = recommended(*few, cell(900, model="other"))
     assert len(found.tasks[0].examples.example_ids) == NUM
     assert found.left_out == (
-        "demo: 3 cells over 20 other examples than the 1000 that 1 cells answered; a filter (limit=, seed=) would take them",
+        "demo: decided on 1000 examples (cells: 1), not on 20 others (cells: 3); "
+        "a filter (limit=, seed=) would take those",
     )
 
 

@@ -76,8 +76,8 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(TrackingError) as caught:
         runs.open_existing(TrackingConfig(name="t", uri=f"sqlite:///{path}"))
     assert str(caught.value) == (
-        f"tracking store '{path}' does not exist yet: log runs first, for example: bioquant run experiment=quickstart, or "
-        "name another store with --uri"
+        f"tracking store '{path}' does not exist yet: log runs first, for example: bioquant run experiment=quickstart, "
+        "or name another store with --uri"
     )
     assert not path.parent.exists()
 
@@ -86,8 +86,8 @@ def test_a_store_without_a_finished_cell_is_named(config: TrackingConfig) -> Non
     with pytest.raises(TrackingError) as caught:
         runs.read(runs.open_existing(config))
     assert str(caught.value) == (
-        f"tracking store '{config.uri}' holds no finished cell: log some with bioquant run -m …, or name another store with "
-        "--uri and another experiment with tracking.experiment="
+        f"tracking store '{config.uri}' holds no finished cell: log some with bioquant run -m …, or name another store "
+        "with --uri and another experiment with tracking.experiment="
     )
 
 

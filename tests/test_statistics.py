@@ -139,9 +139,18 @@ def test_permuting_many_units_agrees_with_mcnemar() -> None:
     before, after = np.ones((200, 2)), np.ones((200, 2))
     before[:10, 0] = 0
     after[10:36, 0] = 0
-    found = permutation(before, after, share, permutations=40_000, seed=1)
-    assert found == pytest.approx(mcnemar(26, 10), abs=0.004)
-    assert permutation(before, answers(0, 200), share, permutations=999) == 1 / 1000
+    assert permutation(before, after, share, seed=1) == pytest.approx(mcnemar(26, 10), abs=0.004)
+
+
+def test_a_permutation_p_can_stand_out_among_many() -> None:
+    """What no swap equals has the smallest p there is: one in the draws, of which a large family gets more."""
+    before, after = answers(200, 200), answers(100, 200)
+    assert permutation(before, after, share) == 1 / 10_001
+    assert permutation(before, after, share, num_tests=1000) == 1 / 50_001
+    # Where swaps as extreme are common, a large family changes nothing.
+    other = np.roll(answers(188, 200), 20, axis=0)
+    alone = permutation(other, answers(190, 200), share)
+    assert permutation(other, answers(190, 200), share, num_tests=1000) == alone > 0.1
 
 
 def test_holm_by_hand() -> None:

@@ -97,8 +97,8 @@ def test_a_question_of_the_study_is_printed_and_logged(store: Path, capsys: pyte
     [
         (
             ["compare", "study=papr"],
-            "error: study 'papr' is not known; did you mean 'paper'? Choose from: budget, domain, memory, paper, prompting, "
-            "quality, size.\n",
+            "error: study 'papr' is not known; did you mean 'paper'? Choose from: budget, domain, memory, paper, "
+            "prompting, quality, size.\n",
         ),
         (
             ["recommend", "task=pubmedq"],
@@ -110,8 +110,8 @@ def test_a_question_of_the_study_is_printed_and_logged(store: Path, capsys: pyte
         ),
         (
             ["recommend", "policy.max_quality_loss=0"],
-            "error: policy.max_quality_loss=0.0 is not allowed: give a loss between 0 and 1, such as 0.01 for a point (no "
-            "number of examples proves a loss of nothing), or null to tolerate any.\n",
+            "error: policy.max_quality_loss=0.0 is not allowed: give a loss between 0 and 1, such as 0.01 for a point "
+            "(no number of examples proves a loss of nothing), or null to tolerate any.\n",
         ),
         (
             ["recommend", "policy.confidence=95"],

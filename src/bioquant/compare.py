@@ -103,7 +103,7 @@ def compare(sets: Sequence[ExampleSet], policy: PolicyConfig, *, resamples: int 
     wrong = _miscounted(sets)
     pairs, unpaired = _pairs(sets, wrong)
     resampled = {run_id: values for one in sets for run_id, values in one.resampled(resamples).items()}
-    found = [_compared(pair, resampled, policy) for pair in pairs]
+    found = [_compared(pair, resampled, policy, len(pairs)) for pair in pairs]
     adjusted = holm([comparison.p_value for comparison in found])
     judged = [_judged(one, p_holm, len(found), resampled, policy) for one, p_holm in zip(found, adjusted, strict=True)]
     refusals = sorted([*wrong.values(), *unpaired], key=lambda refusal: (refusal.run.task, refusal.run.label))
@@ -217,7 +217,7 @@ def run_command(run: LoggedRun, *, quant: str, limit: int | None = None) -> str:
     return f"bioquant run {'-m ' if ',' in quant else ''}{' '.join(given)}"
 
 
-def _compared(pair: _Pair, resampled: Mapping[str, FloatArray], policy: PolicyConfig) -> Comparison:
+def _compared(pair: _Pair, resampled: Mapping[str, FloatArray], policy: PolicyConfig, num_pairs: int) -> Comparison:
     """The figures of one pair; what depends on the other comparisons comes after."""
     examples, baseline, candidate = pair.examples, pair.baseline, pair.candidate
     before, after = examples.quality(baseline.run_id), examples.quality(candidate.run_id)
@@ -245,7 +245,7 @@ def _compared(pair: _Pair, resampled: Mapping[str, FloatArray], policy: PolicyCo
         retention_low=retained[0] if retained else None,
         retention_high=retained[1] if retained else None,
         test="McNemar, exact" if exact else "paired permutation",
-        p_value=mcnemar(len(lost), len(gained)) if exact else _permuted(examples, baseline, candidate),
+        p_value=mcnemar(len(lost), len(gained)) if exact else _permuted(pair, num_pairs),
         p_holm=1.0,
         lost=lost,
         gained=gained,
@@ -275,9 +275,10 @@ def _retention(
     return paired_interval(after / before, num_changed, confidence) if before.min() > 0 else None
 
 
-def _permuted(examples: ExampleSet, baseline: LoggedRun, candidate: LoggedRun) -> float:
-    counts = examples.counts([baseline.run_id, candidate.run_id])
-    return permutation(counts[:, 0], counts[:, 1], examples.statistic, seed=examples.seed)
+def _permuted(pair: _Pair, num_pairs: int) -> float:
+    examples = pair.examples
+    counts = examples.counts([pair.baseline.run_id, pair.candidate.run_id])
+    return permutation(counts[:, 0], counts[:, 1], examples.statistic, seed=examples.seed, num_tests=num_pairs)
 
 
 def _ratio(baseline: LoggedRun, candidate: LoggedRun, metric: str) -> float | None:

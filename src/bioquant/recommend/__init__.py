@@ -65,8 +65,8 @@ def _fullest(compared: Compared) -> tuple[list[ExampleSet], list[str]]:
         first, *others = sorted(sets, key=lambda one: (-len(one.example_ids) * len(one.runs), one.digest))
         chosen.append(first)
         left_out += [
-            f"{task}: {len(other.runs)} cells over {len(other.example_ids)} other examples than the "
-            f"{len(first.example_ids)} that {len(first.runs)} cells answered; a filter (limit=, seed=) would take them"
+            f"{task}: decided on {len(first.example_ids)} examples (cells: {len(first.runs)}), not on "
+            f"{len(other.example_ids)} others (cells: {len(other.runs)}); a filter (limit=, seed=) would take those"
             for other in others
         ]
     return chosen, left_out
