@@ -48,7 +48,7 @@ def test_the_smallest_as_good_as_the_best_is_chosen() -> None:
     assert choice.chosen is not None
     assert choice.chosen.name == "small · nf4 · zero_shot"
     assert choice.why == (
-        "of the 3 that meet the policy small · none · zero_shot scores highest (0.900); this is within 1 points of it, "
+        "of the 3 that meet the policy small · none · zero_shot scores highest (0.900); this is within 1 point of it, "
         "with 30% of its memory"
     )
     assert named(choice, "int8").why_not == "as good, but needs 2 times the memory of small · nf4 · zero_shot"

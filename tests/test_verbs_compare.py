@@ -50,7 +50,7 @@ def test_a_table_with_verdicts_and_what_could_not_be_compared(capsys: pytest.Cap
     assert "40/0" in worse
     assert "+0.0 [+0.0, +0.0]" in same
     assert same.rstrip().endswith("within")
-    assert "verdict (policy default): within: shown to lose at most 1 points (95%)" in shown
+    assert "verdict (policy default): within: shown to lose at most 1 point (95%)" in shown
     assert "Not compared (1):\n  other · bnb_int8 · zero_shot on pubmedqa (run " in shown
     assert (
         "no finished run of its baseline: bioquant run model=other quant=none task=pubmedqa prompt=zero_shot" in shown

@@ -28,6 +28,12 @@ def points(value: float, low: float, high: float) -> str:
     return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
+def in_points(share: float) -> str:
+    """`1 point`, `2.5 points`: of a share of 1."""
+    number = f"{100 * share:g}"
+    return f"{number} point" if number == "1" else f"{number} points"
+
+
 def p_value(value: float) -> str:
     """Three digits, or less than the least of them."""
     return f"{value:.3f}" if value >= 0.001 else "<.001"

@@ -7,6 +7,7 @@ from math import inf
 from bioquant.config import PolicyConfig
 from bioquant.recommend.pareto import MEMORY_NOISE
 from bioquant.statistics import FloatArray, Verdict, interval, verdict
+from bioquant.wording import in_points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,10 +78,10 @@ def _why(chosen: Option, best: Option, num_options: int, policy: PolicyConfig) -
         return "it alone meets the policy"
     if chosen is best:
         return f"of the {num_options} that meet the policy it scores highest; none as good needs less memory"
-    points = 100 * (policy.max_quality_loss or 0)
+    margin = in_points(policy.max_quality_loss or 0.0)
     return (
         f"of the {num_options} that meet the policy {best.name} scores highest ({best.quality:.3f}); this is within "
-        f"{points:g} points of it, with {_share(chosen, best)} of its memory"
+        f"{margin} of it, with {_share(chosen, best)} of its memory"
     )
 
 

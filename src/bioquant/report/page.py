@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bioquant.compare import Compared, Comparison
 from bioquant.config import PolicyConfig
 from bioquant.recommend import Candidate, Deployment, Recommendation, TaskChoice
-from bioquant.wording import bounds, gib, points, seconds
+from bioquant.wording import bounds, gib, in_points, points, seconds
 
 NUM_FLIPS = 3
 """Of each task, shown with their texts: some that were lost and as many that were gained."""
@@ -117,7 +117,7 @@ def policy_table(policy: PolicyConfig) -> Table:
 def _tolerated(policy: PolicyConfig) -> str:
     if policy.max_quality_loss is None:
         return "any loss"
-    return f"a loss of at most {100 * policy.max_quality_loss:g} points of the headline metric"
+    return f"a loss of at most {in_points(policy.max_quality_loss)} of the headline metric"
 
 
 def state(candidate: Candidate, chosen: Candidate | None) -> str:

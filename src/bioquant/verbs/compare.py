@@ -14,7 +14,7 @@ from bioquant.config import PolicyConfig
 from bioquant.evidence import plain
 from bioquant.study import HEADINGS, PAPER, QUESTIONS, Finding, findings, texts
 from bioquant.verbs import arguments as given
-from bioquant.wording import p_value, verdict_text
+from bioquant.wording import in_points, p_value, verdict_text
 
 LEGEND = """delta: candidate minus baseline, in points (100 points are 1.0), with its paired interval
 kept: candidate over baseline; p: of no difference; Holm: p adjusted for all rows
@@ -59,9 +59,9 @@ def _rule(policy: PolicyConfig) -> str:
     """What the verdicts mean under this policy."""
     if policy.max_quality_loss is None:
         return f"policy {policy.name}: any loss is tolerated"
-    points, level = 100 * policy.max_quality_loss, policy.confidence
+    tolerated, level = in_points(policy.max_quality_loss), policy.confidence
     return (
-        f"verdict (policy {policy.name}): within: shown to lose at most {points:g} points ({level:.0%}); "
+        f"verdict (policy {policy.name}): within: shown to lose at most {tolerated} ({level:.0%}); "
         "worse: shown to lose more; undecided: about so many more examples would tell"
     )
 
