@@ -73,6 +73,17 @@ def test_the_verdict_needs_enough_examples_and_says_how_many() -> None:
     assert (enough.verdict, enough.more_examples) == (Verdict.within, 0)
 
 
+def test_a_loss_that_does_not_stand_out_needs_what_its_p_value_needs() -> None:
+    """Nine lost and one gained of 40: p = 0.021, too much among ten comparisons; (3.649 / 2.301)² · 40 = 101."""
+    few = replace(FULL, targets=TARGETS[:40], answers=["maybe", *TARGETS[1:40]], num_test=5000)
+    lost = replace(few, quant="q0", answers=[TARGETS[0], *["maybe"] * 9, *TARGETS[10:40]])
+    others = [replace(few, quant=f"q{place}") for place in range(1, 10)]
+    found = {one.candidate.quant: one for one in compared(few, lost, *others).comparisons}["q0"]
+    assert found.p_value == pytest.approx(22 / 1024)
+    assert found.verdict is Verdict.undecided
+    assert found.more_examples == 61
+
+
 def test_any_loss_is_within_where_the_policy_says_so() -> None:
     [found] = compared(FULL, candidate(spoiled(0.5)), policy=replace(POLICY, max_quality_loss=None)).comparisons
     assert found.verdict is Verdict.within

@@ -65,7 +65,7 @@ def test_a_quant_that_loses_too_much_is_rejected_with_the_figure() -> None:
 
 
 def test_an_open_quant_is_not_chosen_and_the_command_that_decides_it_is_given() -> None:
-    """Four of twenty lost: nobody knows yet."""
+    """One of twenty lost: nobody knows yet."""
     few = {"targets": TARGETS[:20], "num_test": 5000, "params": {"limit": "20"}}
     full = replace(cell(20), answers=TARGETS[:20], **few)
     quantized = replace(cell(20, "nf4", memory=300), answers=["maybe", *TARGETS[1:20]], **few)
@@ -76,6 +76,13 @@ def test_an_open_quant_is_not_chosen_and_the_command_that_decides_it_is_given() 
     assert "is not decided against the 1 tolerated: needs about" in shortfall.text
     [step] = choice.next_steps
     assert step.startswith("bioquant run -m model=small quant=none,nf4 task=demo prompt=zero_shot limit=")
+
+
+def test_a_task_with_too_few_examples_to_tell_is_a_caution() -> None:
+    full = replace(cell(20), targets=TARGETS[:20], answers=TARGETS[:20])
+    choice = only_task(full, replace(full, quant="nf4"))
+    assert choice.next_steps == ()
+    assert choice.cautions == ("cells undecided for want of examples, of which the task has too few: 1",)
 
 
 def test_what_cannot_win_is_not_worth_measuring() -> None:

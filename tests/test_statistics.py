@@ -17,6 +17,7 @@ from bioquant.statistics import (
     resample_sums,
     unit_weights,
     units_needed,
+    units_to_stand_out,
     verdict,
 )
 
@@ -209,3 +210,11 @@ def test_units_needed_is_the_textbook_sample_size() -> None:
     assert units_needed(-0.02, 0.05, margin=0.01, confidence=0.95) == units_needed(
         0.0, 0.05, margin=0.01, confidence=0.95
     )
+
+
+def test_units_to_stand_out_grow_with_the_family() -> None:
+    """p = 0.05 is 1.960 standard errors, and 1.960 + 0.842 are needed alone: (2.802 / 1.960)² = 2.04 times as many."""
+    assert units_to_stand_out(100, 0.05, num_tests=1, confidence=0.95) == 205
+    # Among ten: 0.025 / 10 has the quantile 2.807, and (3.649 / 1.960)² = 3.47.
+    assert units_to_stand_out(100, 0.05, num_tests=10, confidence=0.95) == 347
+    assert units_to_stand_out(100, 1.0, num_tests=1, confidence=0.95) is None

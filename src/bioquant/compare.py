@@ -16,6 +16,7 @@ from bioquant.statistics import (
     paired_interval,
     permutation,
     units_needed,
+    units_to_stand_out,
     verdict,
 )
 
@@ -307,20 +308,26 @@ def _judged(
     )
     if found is not Verdict.undecided:
         return replace(comparison, p_holm=p_holm, verdict=found, more_examples=0)
-    # To be called worse, a loss must stand out among all comparisons; to be within is each one's own matter.
-    shared = 1 if comparison.delta >= -margin else num_comparisons
-    confidence = 1 - (1 - policy.confidence) / shared
-    more = _more(comparison, values, margin=margin, confidence=confidence)
+    more = _more(comparison, num_comparisons, values, policy.confidence, margin)
     return replace(comparison, p_holm=p_holm, verdict=found, more_examples=more)
 
 
-def _more(comparison: Comparison, values: Mapping[str, FloatArray], *, margin: float, confidence: float) -> int | None:
-    """Examples beside those there are, with which the verdict would come; None where a million would not do."""
+def _more(
+    comparison: Comparison, num_comparisons: int, values: Mapping[str, FloatArray], confidence: float, margin: float
+) -> int | None:
+    """Examples beside those there are, with which the verdict would come; None where a million would not do.
+
+    To be called worse, a loss must lie beyond the limit and stand out among all comparisons.
+    """
     changes = values[comparison.candidate.run_id] - values[comparison.baseline.run_id]
     variance = comparison.num_units * float(np.nanvar(changes))
     units = units_needed(comparison.delta, variance, margin=margin, confidence=confidence)
     if units is None:
         return None
+    if comparison.delta < -margin:
+        units_now, p_value = comparison.num_units, comparison.p_value
+        alone = units_to_stand_out(units_now, p_value, num_tests=num_comparisons, confidence=confidence)
+        units = max(units, alone or 0)
     per_unit = comparison.num_examples / comparison.num_units
     return _two_digits(max(1, round(units * per_unit) - comparison.num_examples))
 

@@ -218,6 +218,17 @@ def units_needed(delta: float, unit_variance: float, *, margin: float, confidenc
     return None if abs(distance) < 1e-3 else ceil(distance**-2)
 
 
+def units_to_stand_out(num_units: int, p_value: float, *, num_tests: int, confidence: float) -> int | None:
+    """Units with which a difference would be significant among `num_tests`, four times in five.
+
+    As p_value's normal quantile grows with the root of the units, were the difference what it seems. None where a
+    p_value of 1 says nothing of that.
+    """
+    found = NormalDist().inv_cdf(1 - p_value / 2)
+    needed = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * num_tests)) + NormalDist().inv_cdf(POWER)
+    return None if found < 1e-3 else ceil(num_units * (needed / found) ** 2)
+
+
 def _z(confidence: float) -> float:
     """The standard normal quantile of a two-sided interval."""
     return NormalDist().inv_cdf((1 + confidence) / 2)

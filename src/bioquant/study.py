@@ -83,7 +83,7 @@ def findings(study: str, compared: Compared, policy: PolicyConfig) -> list[Findi
     return [finding for question in asked for finding in question(compared, policy)]
 
 
-HEADINGS = ("question", "claim", "of", "our figure", "interval", "it", "rests on")
+HEADINGS = ("question", "claim", "of", "our figure", "interval", "outcome", "rests on")
 """Of the study's table; `texts` gives a row."""
 
 
@@ -92,7 +92,8 @@ def texts(finding: Finding) -> tuple[str, ...]:
     figure = "-" if finding.value is None else _shown(finding.value, finding.unit)
     bounds = "-"
     if finding.low is not None and finding.high is not None:
-        bounds = f"{_shown(finding.low, finding.unit)} to {_shown(finding.high, finding.unit)}"
+        low, high = (_shown(bound, finding.unit) for bound in (finding.low, finding.high))
+        bounds = f"{low.removesuffix(' points')} to {high}"
     return finding.question, finding.claim, finding.subject, figure, bounds, str(finding.outcome), finding.basis
 
 

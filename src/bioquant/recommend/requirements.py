@@ -115,9 +115,9 @@ def _quality(run: LoggedRun, comparison: Comparison | None, refusal: str, policy
 
 
 def more(comparison: Comparison) -> str:
-    """The command that takes the examples an open verdict needs, or all there are; empty where all were taken."""
-    if comparison.more_examples is None or comparison.num_examples >= comparison.num_test:
+    """The command that takes the examples an open verdict needs; empty where the task has not as many."""
+    left = comparison.num_test - comparison.num_examples
+    if comparison.more_examples is None or comparison.more_examples > left:
         return ""
     wanted = comparison.num_examples + comparison.more_examples
-    quants = f"none,{comparison.candidate.quant}"
-    return run_command(comparison.candidate, quant=quants, limit=min(wanted, comparison.num_test))
+    return run_command(comparison.candidate, quant=f"none,{comparison.candidate.quant}", limit=wanted)

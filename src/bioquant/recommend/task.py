@@ -143,6 +143,9 @@ def _cautions(shown: Candidate | None, candidates: Sequence[Candidate]) -> tuple
     if invalid >= MANY_INVALID:
         cautions.append(f"{invalid:.0%} of its outputs could not be read as an answer")
     cautions += shown.comparison.notes if shown.comparison else ()
+    open_for_good = [one for one in candidates if any(s.requirement == "quality" and not s.remedy for s in one.unknown)]
+    if open_for_good:
+        cautions.append(f"cells undecided for want of examples, of which the task has too few: {len(open_for_good)}")
     harmed = [
         one for one in candidates if one.quality > shown.quality and [s.requirement for s in one.unmet] == ["quality"]
     ]
