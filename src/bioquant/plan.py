@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
-from bioquant.config import ModelConfig, PromptConfig, QuantConfig, QuantMethod, RunConfig, TaskConfig, WeightFormat
+from bioquant.config import (
+    ModelConfig,
+    ModelSource,
+    PromptConfig,
+    QuantConfig,
+    QuantMethod,
+    RunConfig,
+    TaskConfig,
+    WeightFormat,
+)
 from bioquant.prompts import TEMPLATE_VERSION
 from bioquant.records import Dataset, Example
 
@@ -82,6 +91,8 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
         "engine": {
             "name": config.engine.name,
             "batch_size": config.engine.batch_size,
+            "prefill_tokens": config.engine.prefill_tokens,
+            "compile": config.engine.compile,
             "scoring": config.engine.scoring,
             "max_new_tokens": config.engine.max_new_tokens,
         },
@@ -91,8 +102,10 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
 
 
 def _model(model: ModelConfig) -> dict[str, object]:
-    described = ("name", "num_parameters", "licence", "gated")
-    return _without(asdict(model), described)
+    """A checkpoint brings its architecture along; what `conf/model` says of it decides random weights only."""
+    described = ("name", "family", "domain", "general_counterpart", "num_parameters", "licence", "gated")
+    shaped = () if model.source is ModelSource.random else ("architecture",)
+    return _without(asdict(model), described + shaped)
 
 
 def _quant(quant: QuantConfig) -> dict[str, object]:

@@ -8,16 +8,28 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bioquant import datasets, measure, models, places, plots, progress, prompts, tracking
+from bioquant import (
+    capacity,
+    datasets,
+    measure,
+    models,
+    places,
+    plots,
+    progress,
+    prompts,
+    quantization,
+    tracking,
+)
 from bioquant.config import ModelConfig, QuantConfig, RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
-from bioquant.engine.batching import sha256
+from bioquant.engine.batching import Limits, sha256
 from bioquant.engine.transformers import TransformersModel
+from bioquant.errors import OutOfMemoryError
 from bioquant.journal import journal, write_predictions
 from bioquant.measure import energy, latency
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
@@ -36,6 +48,8 @@ from bioquant.records import (
 )
 from bioquant.tasks import kind_of
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -44,6 +58,7 @@ class Loaded:
     model: LanguageModel
     report: QuantizationReport
     load_s: float
+    compile_s: float | None
     load_peak_mib: float | None
 
 
@@ -86,13 +101,33 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
 
 
 def load(config: RunConfig) -> Loaded:
-    """Plan → load: the quantized model, with the proof that it is one. Raises ModelError, QuantError."""
+    """Plan → load: the quantized model, with the proof that it is one.
+
+    Raises DoesNotFitError, ModelError, QuantError.
+    """
     device = models.resolve_device(config.engine.device)
     meter = MemoryMeter(device)
     meter.reset()
+    capacity.check(config, device)
     loaded = models.load(config.model, config.quant, config.engine.device)
-    model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length)
-    return Loaded(model, loaded.report, loaded.load_s, meter.peak().allocated_mib)
+    model, compile_s = ready(loaded, config)
+    return Loaded(model, loaded.report, loaded.load_s, compile_s, meter.peak().allocated_mib)
+
+
+def ready(loaded: models.LoadedModel, config: RunConfig) -> tuple[LanguageModel, float | None]:
+    """The engine around a loaded model, checked, and the seconds that compiling took where it was asked for."""
+    steady = quantization.steps_can_be_graphs(config.quant)
+    compiled = config.engine.compile and steady
+    started = time.perf_counter()
+    model = TransformersModel(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.device,
+        config.model.context_length,
+        graphs=steady and loaded.device.startswith("cuda"),
+        compiled=compiled,
+    )
+    return model, time.perf_counter() - started if compiled else None
 
 
 class Session:
@@ -118,12 +153,12 @@ def run_cell(cell: RunPlan, folder: Path, loaded: Loaded) -> RunResult:
     """
     write_config(cell.config, folder)
     cell = fit(cell, loaded.model)
-    latency_found = probe(cell, loaded.model)
+    alone, batched = probe(cell, loaded.model)
     meter = MemoryMeter(loaded.model.device)
     meter.reset()
     with energy.meter(loaded.model.device) as joules:
         predictions = evaluate(cell, loaded.model, folder)
-    footprint = footprint_of(loaded, predictions, meter.peak(), joules, latency_found)
+    footprint = footprint_of(loaded, predictions, meter.peak(), joules, alone, batched)
     write_predictions(folder, predictions, [example.row for example in cell.examples])
     result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
     write_json(folder / "scores.json", asdict(result))
@@ -139,11 +174,11 @@ def fit(cell: RunPlan, model: LanguageModel) -> RunPlan:
     """
     config = cell.config
 
-    def fitting(example: Example) -> Example:
-        forms = chain([example], prompts.shortened(example, config.task, config.prompt))
-        return next((form for form in forms if len(model.encode(form.messages)) <= room(config)), example)
+    def fits(example: Example) -> bool:
+        return len(model.encode(example.messages)) <= room(config)
 
-    return replace(cell, examples=tuple(fitting(example) for example in cell.examples))
+    found = [prompts.fitting(example, config.task, config.prompt, fits) or example for example in cell.examples]
+    return replace(cell, examples=tuple(found))
 
 
 def room(config: RunConfig) -> int:
@@ -152,20 +187,27 @@ def room(config: RunConfig) -> int:
 
 
 def footprint_of(
-    loaded: Loaded, predictions: Sequence[Prediction], peak: MemoryPeak, joules: energy.Joules, found: Latency | None
+    loaded: Loaded,
+    predictions: Sequence[Prediction],
+    peak: MemoryPeak,
+    joules: energy.Joules,
+    alone: Latency | None,
+    batched: Latency | None,
 ) -> Footprint:
     """Bring together what the meters read. Pure."""
     return Footprint(
         device=loaded.model.device,
         weights_mib=loaded.report.bytes_after / 2**20,
         load_s=loaded.load_s,
+        compile_s=loaded.compile_s,
         load_peak_mib=loaded.load_peak_mib,
         peak_allocated_mib=peak.allocated_mib,
         peak_reserved_mib=peak.reserved_mib,
         peak_device_mib=peak.device_mib,
         other_processes=peak.other_processes,
         joules_per_example=None if joules.total is None else joules.total / len(predictions),
-        latency=found,
+        latency=alone,
+        latency_batched=batched,
         **measure.throughput(predictions),
     )
 
@@ -197,7 +239,7 @@ def likeliest(cell: RunPlan, model: LanguageModel) -> Iterator[tuple[int, Predic
     prompted = [example.messages for example in cell.examples]
     choices = [example.row.choices for example in cell.examples]
     start = time.perf_counter()
-    for index, logprobs in model.loglikelihood(prompted, choices, batch_size=cell.config.engine.batch_size):
+    for index, logprobs in model.loglikelihood(prompted, choices, limits(cell.config)):
         now = time.perf_counter()
         yield index, choose(cell.examples[index], logprobs, model.encode(prompted[index]), now - start, index)
         start = now
@@ -208,12 +250,17 @@ def settings(config: RunConfig) -> GenerationSettings:
     answer_tokens = config.engine.max_new_tokens or config.task.max_new_tokens
     return GenerationSettings(
         max_new_tokens=answer_tokens + (config.prompt.reasoning_tokens if config.prompt.chain_of_thought else 0),
-        batch_size=config.engine.batch_size,
+        limits=limits(config),
         num_samples=config.prompt.num_samples,
         temperature=config.prompt.temperature,
         top_p=config.prompt.top_p,
         seed=config.seed,
     )
+
+
+def limits(config: RunConfig) -> Limits:
+    """How much goes through the model at once in this cell."""
+    return Limits(rows=config.engine.batch_size, prefill_tokens=config.engine.prefill_tokens)
 
 
 def predict(config: RunConfig, example: Example, drawn: Sequence[Generation]) -> Prediction:
@@ -276,17 +323,30 @@ def score(cell: RunPlan, predictions: Sequence[Prediction], folder: Path) -> lis
     return kind.score(rows, answers, config.task, resamples=config.measure.bootstrap_resamples, seed=config.seed)
 
 
-def probe(cell: RunPlan, model: LanguageModel) -> Latency | None:
-    """Latency at batch 1, apart from the evaluation, on the same prompts."""
+def probe(cell: RunPlan, model: LanguageModel) -> tuple[Latency | None, Latency | None]:
+    """Latency at batch 1 and at a second batch size, apart from the evaluation, on the same prompts.
+
+    None for what is not asked for, and for a second batch size that the device has not the memory for.
+    """
     measured = cell.config.measure
-    prompted = [example.messages for example in cell.examples]
-    return latency.probe(
+    if not measured.latency_examples:
+        return None, None
+    timed = partial(
+        latency.probe,
         model,
-        prompted,
+        [example.messages for example in cell.examples],
         settings(cell.config),
         num_examples=measured.latency_examples,
         num_warmup=measured.latency_warmup,
     )
+    alone = timed(batch_size=1)
+    if not measured.latency_batch_size:
+        return alone, None
+    try:
+        return alone, timed(batch_size=measured.latency_batch_size)
+    except OutOfMemoryError as error:
+        log.warning("no latency at batch %d: %s", measured.latency_batch_size, error)
+        return alone, None
 
 
 def summary(
