@@ -10,8 +10,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from bioquant.errors import ConfigError
-
 
 class Dtype(StrEnum):
     """A floating-point type, by torch's name."""
@@ -324,7 +322,8 @@ class PolicyConfig:
     """What is acceptable: budgets and tolerated loss. A budget of null is no limit.
 
     gpu_memory_gib: of one device, as its vendor counts (GiB). latency_p95_ms: of one example at batch 1.
-    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1.
+    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1; null tolerates
+        any, and asks for no baseline.
     confidence: of every interval that a verdict rests on.
     tasks: task -> weight in the overall choice; empty weighs all alike. licences: allowed ones; empty allows all.
     """
@@ -333,7 +332,7 @@ class PolicyConfig:
     gpu_memory_gib: float | None = None
     latency_p95_ms: float | None = None
     joules_per_example: float | None = None
-    max_quality_loss: float = 0.01
+    max_quality_loss: float | None = 0.01
     confidence: float = 0.95
     tasks: dict[str, float] = field(default_factory=dict[str, float])
     licences: list[str] = field(default_factory=list[str])
@@ -378,32 +377,3 @@ def conf_dir() -> Path:
     """The folder of YAML files: inside the package in a wheel, beside `src/` in a checkout."""
     inside = Path(__file__).parent / "conf"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
-
-
-def check(config: RunConfig) -> None:
-    """Ranges the types cannot say. Raises ConfigError."""
-    at_least_one = {
-        "engine.batch_size": config.engine.batch_size,
-        "engine.prefill_tokens": config.engine.prefill_tokens,
-        "task.max_new_tokens": config.task.max_new_tokens,
-        "prompt.num_samples": config.prompt.num_samples,
-    }
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise ConfigError(f"{key}={value} is not allowed: give a whole number of at least 1.")
-    if config.limit is not None and config.limit < 1:
-        raise ConfigError(
-            f"limit={config.limit} is not allowed: give a whole number of at least 1, or leave it out to take all."
-        )
-    for key, value in {
-        "prompt.num_shots": config.prompt.num_shots,
-        "measure.latency_examples": config.measure.latency_examples,
-        "measure.latency_batch_size": config.measure.latency_batch_size,
-    }.items():
-        if value < 0:
-            raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")
-    if config.prompt.num_samples > 1 and config.prompt.temperature <= 0:
-        raise ConfigError(
-            f"prompt.num_samples={config.prompt.num_samples} needs prompt.temperature above 0: "
-            "greedy decoding gives the same answer each time."
-        )

@@ -160,7 +160,7 @@ def run_cell(cell: RunPlan, folder: Path, loaded: Loaded) -> RunResult:
     with energy.meter(loaded.model.device) as joules:
         predictions = evaluate(cell, loaded.model, folder)
     footprint = footprint_of(loaded, predictions, meter.peak(), joules, alone, batched)
-    write_predictions(folder, predictions)
+    write_predictions(folder, predictions, [example.row for example in cell.examples])
     result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
     write_json(folder / "scores.json", asdict(result))
     write_json(folder / "environment.json", measure.environment())
