@@ -70,7 +70,7 @@ def test_a_recipe_for_another_device_is_refused():
     with pytest.raises(QuantError) as error:
         quantization.check(quant, Device.cpu)
     assert str(error.value) == (
-        "quant 'bnb_nf4' does not run on cpu (quant.devices: cuda): choose another recipe or another engine.device."
+        "quant 'bnb_nf4' does not run on cpu (quant.requires.devices: cuda): choose another recipe or another engine.device."
     )
 
 

@@ -6,7 +6,7 @@ Imports neither torch nor mlflow, and does no I/O.
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import MISSING
 
@@ -39,6 +39,15 @@ class ModelSource(StrEnum):
     random = "random"
 
 
+class QuantMethod(StrEnum):
+    """The library call behind a recipe."""
+
+    none = "none"
+    bnb_int8 = "bnb_int8"
+    bnb_4bit = "bnb_4bit"
+    quanto = "quanto"
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A checkpoint.
@@ -48,6 +57,7 @@ class ModelConfig:
     file, sha256: wheel: the GGUF file's name inside the wheel, and the checksum of the wheel.
     architecture: random: the fields of the transformers config, `model_type` among them.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
+    calibrated: the methods whose weights this checkpoint already holds, quantized with calibration data beforehand.
     """
 
     name: str = MISSING
@@ -62,17 +72,9 @@ class ModelConfig:
     context_length: int = MISSING
     licence: str = MISSING
     gated: bool = False
+    calibrated: list[QuantMethod] = field(default_factory=list[QuantMethod])
     system_prompt: str | None = None
     trust_remote_code: bool = False
-
-
-class QuantMethod(StrEnum):
-    """The library call behind a recipe."""
-
-    none = "none"
-    bnb_int8 = "bnb_int8"
-    bnb_4bit = "bnb_4bit"
-    quanto = "quanto"
 
 
 class WeightFormat(StrEnum):
@@ -86,12 +88,27 @@ class WeightFormat(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True)
+class RequiresConfig:
+    """What a recipe needs; a sweep leaves out the cells that do not have it. null is no limit.
+
+    compute_capability: the least of a CUDA device, as NVIDIA counts (8.0: Ampere, 8.9: Ada, 9.0: Hopper).
+    calibrated: a checkpoint that lists the recipe's method in `model.calibrated`.
+    min_parameters, max_parameters: of the model.
+    """
+
+    devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
+    compute_capability: float | None = None
+    calibrated: bool = False
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class QuantConfig:
     """A quantization recipe.
 
     bits: of one quantized weight, without its quantization state.
     compute_dtype: of the matrix products; null takes the model's.
-    devices: where the recipe runs.
     """
 
     name: str = MISSING
@@ -102,7 +119,7 @@ class QuantConfig:
     int8_threshold: float = 6.0
     compute_dtype: Dtype | None = None
     skip_modules: list[str] = field(default_factory=lambda: ["lm_head"])
-    devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
+    requires: RequiresConfig = field(default_factory=RequiresConfig)
 
 
 class TaskKind(StrEnum):
@@ -238,6 +255,7 @@ class ShotSelection(StrEnum):
 class PromptConfig:
     """A prompting method.
 
+    kinds: the kinds of task it makes sense for; a sweep leaves out the others.
     num_samples: self-consistency: answers drawn an example, of which the majority counts.
     reasoning_tokens: added to the task's token limit when the model reasons first.
     embedding_model: kNN: a local sentence-transformers-style folder; null takes TF-IDF.
@@ -252,6 +270,7 @@ class PromptConfig:
     top_p: float = 1.0
     reasoning_tokens: int = 256
     embedding_model: str | None = None
+    kinds: list[TaskKind] = field(default_factory=lambda: list(TaskKind))
 
 
 class Scoring(StrEnum):
@@ -319,10 +338,36 @@ class DataConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SweepConfig:
+    """dry_run: show the plan of a sweep and stop."""
+
+    dry_run: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class LauncherConfig:
+    """Where the workers of a sweep run. One worker holds one model.
+
+    devices: `auto`, all GPUs this process may use, or a list of their numbers (or UUIDs), as `nvidia-smi` counts them.
+    gpus_per_worker: a worker sees these and no others.
+    cpu_workers: workers side by side where cells run on the CPU; they share its threads.
+    address: Ray: of the cluster's head; null takes $RAY_ADDRESS, else starts Ray on this machine.
+    cpus_per_worker: Ray: CPUs a worker reserves, and the threads it computes with.
+    """
+
+    devices: Any = "auto"
+    gpus_per_worker: int = 1
+    cpu_workers: int = 1
+    address: str | None = None
+    cpus_per_worker: int = 1
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One cell: all that a run depends on.
 
     limit: a seeded sample of this many test examples, the same for every model and quant; null takes all.
+    resume: what is finished is not run again, and what was interrupted goes on where it stopped.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -334,8 +379,11 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
     limit: int | None = None
     seed: int = 0
+    resume: bool = True
 
 
 def conf_dir() -> Path:
@@ -350,6 +398,9 @@ def check(config: RunConfig) -> None:
         "engine.batch_size": config.engine.batch_size,
         "task.max_new_tokens": config.task.max_new_tokens,
         "prompt.num_samples": config.prompt.num_samples,
+        "launcher.gpus_per_worker": config.launcher.gpus_per_worker,
+        "launcher.cpu_workers": config.launcher.cpu_workers,
+        "launcher.cpus_per_worker": config.launcher.cpus_per_worker,
     }
     for key, value in at_least_one.items():
         if value < 1:
@@ -364,8 +415,17 @@ def check(config: RunConfig) -> None:
     }.items():
         if value < 0:
             raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")
+    check_devices(config.launcher.devices)
     if config.prompt.num_samples > 1 and config.prompt.temperature <= 0:
         raise ConfigError(
             f"prompt.num_samples={config.prompt.num_samples} needs prompt.temperature above 0: "
             "greedy decoding gives the same answer each time."
         )
+
+
+def check_devices(devices: object) -> None:
+    """Raises ConfigError for what is neither `auto` nor a list of devices, each named once."""
+    listed = cast(list[object], devices) if isinstance(devices, list) else []
+    names = [str(device) for device in listed if isinstance(device, int | str)]
+    if devices != "auto" and (not names or len(set(names)) < len(listed)):
+        raise ConfigError(f"launcher.devices={devices} is not allowed: give auto, or a list of GPU numbers as [0,1].")

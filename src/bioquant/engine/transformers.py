@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from bioquant.engine import GenerationSettings, TokenTimes
+from bioquant.engine import GenerationSettings, TokenTimes, never
 from bioquant.engine.batching import chunks, left_padded, longest_first, sha256, until_end
 from bioquant.engine.choices import ChoiceSum, Scoring, choice_sums, scorings
 from bioquant.engine.sampling import SeededSampler, row_seed
@@ -68,7 +68,12 @@ class TransformersModel:
         return self._tokenizer.encode(self._tokenizer.text(messages))
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, skip: Collection[int] = ()
+        self,
+        prompts: Sequence[Sequence[Message]],
+        settings: GenerationSettings,
+        *,
+        skip: Collection[int] = (),
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[Generation]:
         """Answer prompts batch by batch; all samples of a prompt are in one batch (see `LanguageModel.generate`).
 
@@ -81,13 +86,21 @@ class TransformersModel:
         self._check_lengths([len(prompt) for prompt in ids], settings.max_new_tokens)
         num_prompts = max(1, settings.batch_size // settings.num_samples)
         for batch_index, indices in enumerate(longest_first([len(prompt) for prompt in ids], num_prompts)):
+            if stopped():
+                return
             if not done.issuperset(indices):
                 rows = [Request(i, sample, tuple(ids[i])) for i in indices for sample in range(settings.num_samples)]
                 answered = self._generate_batch(batch_index, rows, settings)
                 yield from (generation for generation in answered if generation.index not in done)
 
     def loglikelihood(
-        self, prompts: Sequence[Sequence[Message]], choices: Sequence[Sequence[str]], *, batch_size: int
+        self,
+        prompts: Sequence[Sequence[Message]],
+        choices: Sequence[Sequence[str]],
+        *,
+        batch_size: int,
+        skip: Collection[int] = (),
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, list[float]]]:
         """Each prompt's index and its choices' summed log-probabilities (see `LanguageModel.loglikelihood`).
 
@@ -102,10 +115,16 @@ class TransformersModel:
         ]
         lengths = [max(len(whole) for whole in answered) for answered in wholes]
         self._check_lengths(lengths, 0)
+        done = frozenset(skip)
         for indices in longest_first(lengths, batch_size):
+            if stopped():
+                return
+            left = [i for i in indices if i not in done]
+            if not left:
+                continue
             rows = [row for i in indices for row in scorings(i, self._tokenizer.encode(texts[i]), wholes[i])]
             found = dict(chain.from_iterable(self._in_batches(self._score, rows, batch_size)))
-            yield from ((i, [found[i, choice] for choice in range(len(choices[i]))]) for i in indices)
+            yield from ((i, [found[i, choice] for choice in range(len(choices[i]))]) for i in left)
 
     def timed(self, prompt: Sequence[Message], settings: GenerationSettings) -> TokenTimes:
         """Answer one prompt alone, with a clock on every token."""
