@@ -28,7 +28,8 @@ PLAN = plan(composed(), DATASET, ())
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> tracking.Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Store:
+    monkeypatch.setenv("BIOQUANT_ROOT", str(tmp_path))
     return tracking.open_store(TrackingConfig(name="t", uri=f"sqlite:///{tmp_path}/deep/folder/mlflow.db"))
 
 
@@ -44,7 +45,9 @@ def test_the_store_is_made_where_it_is_missing_and_found_again(tmp_path: Path, s
 
 
 def test_a_run_is_open_before_anything_is_loaded(tmp_path: Path, store: tracking.Store) -> None:
-    run = store.client.get_run(started(store, tmp_path))
+    run_id = started(store, tmp_path)
+    tracking.flush(store)
+    run = store.client.get_run(run_id)
     assert run.info.status == "RUNNING"
     assert run.data.params["quant"] == "none"
     assert run.data.tags["cell_id"] == PLAN.cell_id
@@ -90,6 +93,7 @@ def test_the_dataset_is_another_one_when_its_digest_is(tmp_path: Path, store: tr
     other = plan(composed(), replace(DATASET, digest="e" * 64), ())
     for cell in (PLAN, other):
         run_id = tracking.start_run(store, cell, tmp_path, sweep_id=None, parent_run_id=None)
+        tracking.flush(store)
         [logged] = store.client.get_run(run_id).inputs.dataset_inputs
         assert logged.dataset.digest == cell.dataset.digest[:36]
         assert logged.dataset.name == "demo_qa"

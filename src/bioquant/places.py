@@ -40,3 +40,8 @@ def tracking_uri(configured: str | None) -> str:
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
         return prefix + str(project_root() / uri.removeprefix(prefix))
     return uri
+
+
+def spool_root() -> Path:
+    """What is logged while the tracking server is away, and what waits to be delivered."""
+    return project_root() / "multirun" / ".spool"

@@ -1,0 +1,105 @@
+"""From the spool to the server, one run at a time: in order, each event once the one before has arrived."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlflow import MlflowClient
+
+from bioquant.tracking import calls
+from bioquant.tracking.calls import DeletedError, RefusedError, UnwellError
+from bioquant.tracking.events import Create, End, Event, Reopen, Summary
+from bioquant.tracking.spool import Progress, Spool
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """Delivers the runs of one spool."""
+
+    spool: Spool
+    uri: str
+    experiment_id: str
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client. Raises AwayError."""
+        return calls.asked(lambda: calls.client_of(self.uri))
+
+    def deliverable(self, key: str) -> bool:
+        """Whether the run has something to deliver that was not refused."""
+        return self.spool.waiting(key) and self.spool.progress(key).refused is None
+
+    def deliver(self, key: str) -> Iterator[None]:
+        """Deliver what a run has, yielding after each event; nothing where another process is at it.
+
+        A refusal is kept with the run. Raises AwayError, UnwellError.
+        """
+        with self.spool.delivering(key) as mine:
+            if not mine or self.spool.progress(key).refused is not None:
+                return
+            try:
+                yield from self._deliver(key)
+            except RefusedError as refused:
+                self.spool.save(key, replace(self.spool.progress(key), refused=str(refused)))
+            except DeletedError as deleted:
+                self.spool.forget(key, {"run_id": str(deleted), "deleted": True}, unread=True)
+
+    def create(self, key: str) -> None:
+        """Make the run on the server where it is not yet, nothing more. Raises AwayError, UnwellError."""
+        with self.spool.delivering(key) as mine:
+            if mine:
+                try:
+                    self._created(key)
+                except RefusedError as refused:
+                    self.spool.save(key, replace(self.spool.progress(key), refused=str(refused)))
+
+    def _deliver(self, key: str) -> Iterator[None]:
+        run_id, progress = self._created(key)
+        for event, end in self.spool.read(key, progress.done):
+            calls.send(self.client, run_id, event)
+            progress = after(progress, event, end)
+            self.spool.save(key, progress)
+            yield
+        if progress.ended:
+            if progress.tries > 1:
+                calls.delete_twins(self.client, self.experiment_id, key, run_id)
+            self.spool.forget(key, record(run_id, self.spool.summary(key)))
+
+    def _created(self, key: str) -> tuple[str, Progress]:
+        """The run's id and progress. A try is noted before it is made: it may arrive and its answer not."""
+        progress = self.spool.progress(key)
+        if progress.run_id is not None:
+            return progress.run_id, progress
+        event, end = next(self.spool.read(key))
+        assert isinstance(event, Create)
+        parent_id = self._parent_id(event.parent) if event.parent else None
+        self.spool.save(key, replace(progress, tries=progress.tries + 1))
+        run_id = calls.create(self.client, self.experiment_id, key, event, parent_id, progress.tries)
+        made = Progress(run_id=run_id, done=end, tries=progress.tries + 1)
+        self.spool.save(key, made)
+        return run_id, made
+
+    def _parent_id(self, parent: str) -> str | None:
+        """The parent's id; the parent is made first where it is not yet."""
+        known = self.spool.run_id_of(parent)
+        if known is not None or parent not in self.spool.runs():
+            return known
+        with self.spool.delivering(parent) as mine:
+            if not mine:
+                raise UnwellError("its parent run is being made by another process")
+            return self._created(parent)[0]
+
+
+def after(progress: Progress, event: Event, end: int) -> Progress:
+    """The progress once an event is delivered."""
+    return replace(
+        progress, done=end, ended=isinstance(event, End) or (progress.ended and not isinstance(event, Reopen))
+    )
+
+
+def record(run_id: str, found: Summary) -> dict[str, Any]:
+    """What is kept of a run that is delivered whole: of a finished cell all that `finished` says of it."""
+    kept = {"run_id": run_id, "status": found.status, "fingerprint": found.tags.get("fingerprint")}
+    if found.status != "FINISHED" or "quality" not in found.metrics:
+        return kept
+    return kept | {"metrics": dict(found.metrics), "input_ids_sha256": found.tags.get("input_ids_sha256", "")}

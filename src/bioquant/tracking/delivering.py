@@ -1,0 +1,88 @@
+"""Waiting for the delivery, and delivering by hand."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bioquant.errors import TrackingError
+from bioquant.tracking.store import Store
+
+if TYPE_CHECKING:
+    from bioquant.tracking.courier import Courier
+
+FLUSH_S = 15.0
+"""How long the end of a run waits for a server that takes nothing. While it takes something, it waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where the spool stands: runs that wait for delivery, and those refused, each with the server's reason."""
+
+    waiting: int
+    refused: Mapping[str, str]
+
+
+def pending(store: Store) -> Delivery:
+    """What is in the spool and not on the server."""
+    keys = [key for key in store.spool.runs() if store.spool.waiting(key)]
+    reasons = {key: store.spool.progress(key).refused for key in keys}
+    refused = {key: reason for key, reason in reasons.items() if reason is not None}
+    return Delivery(len(keys) - len(refused), refused)
+
+
+def flush(store: Store) -> Delivery:
+    """Wait until the spool is delivered; gives up where the server is away or takes nothing for FLUSH_S seconds.
+
+    `closing` calls it; a sweep that ends its cells with `end_run` calls it once, at its end. Says what is left.
+    """
+    if store.courier is not None:
+        store.courier.drain(FLUSH_S)
+    left = pending(store)
+    if left.waiting:
+        why = store.courier.why_away if store.courier is not None else ""
+        print(
+            f"warning: {_runs(left.waiting)} logged on disk and not yet at the tracking store ({why or 'it is slow'}): "
+            "delivered at the next start, or with: bioquant sync",
+            file=sys.stderr,
+        )
+    for key, reason in left.refused.items():
+        print(f"warning: the tracking store refuses what {key} logs: {reason}", file=sys.stderr)
+    return left
+
+
+def sync(store: Store) -> int:
+    """Deliver all that waits, what was refused before included, in this thread; returns the number of runs delivered.
+
+    Raises TrackingError with what is left and why.
+    """
+    assert store.courier is not None
+    before = [key for key in store.spool.runs() if store.spool.waiting(key)]
+    for key in before:
+        store.spool.save(key, replace(store.spool.progress(key), refused=None))
+    why = _deliver_while_it_moves(store.courier)
+    left = pending(store)
+    if left.refused:
+        refusals = "".join(f"\n  {key}: {reason}" for key, reason in left.refused.items())
+        raise TrackingError(f"the tracking store refuses {_runs(len(left.refused))}, kept in the spool:{refusals}")
+    if left.waiting:
+        raise TrackingError(f"{_runs(left.waiting)} of {len(before)} still on disk: {why}. Repeat: bioquant sync")
+    return len(before)
+
+
+def _deliver_while_it_moves(courier: "Courier") -> str:
+    """Deliver until a pass moves nothing; returns why nothing moves."""
+    from bioquant.tracking.calls import AwayError
+
+    moves = -1
+    try:
+        while courier.moves != moves:
+            moves = courier.moves
+            courier.deliver_all()
+    except AwayError as away:
+        return str(away)
+    return "the server fails on it, or another process is delivering it"
+
+
+def _runs(number: int) -> str:
+    return "1 run is" if number == 1 else f"{number} runs are"
