@@ -60,9 +60,9 @@ def _alone(folder: Path) -> Generator[None]:
 
 def _prediction(fields: dict[str, Any]) -> Prediction:
     """The opposite of `asdict`, of what JSON has made of it."""
-    tuples = {name: tuple(fields[name]) for name in ("outputs", "choice_logprobs")}
-    answers = {name: _answer(fields[name]) for name in ("answer", "target")}
-    return Prediction(**fields | tuples | answers)
+    tuples: dict[str, Any] = {name: tuple(fields[name]) for name in ("outputs", "choice_logprobs")}
+    answers: dict[str, Any] = {name: _answer(fields[name]) for name in ("answer", "target")}
+    return Prediction(**{**fields, **tuples, **answers})
 
 
 def _answer(value: Any) -> Any:

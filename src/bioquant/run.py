@@ -15,7 +15,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from bioquant import attempts, datasets, measure, models, places, plots, progress, prompts, tracking
-from bioquant.config import ModelConfig, QuantConfig, RunConfig, Scoring
+from bioquant.config import RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import sha256
 from bioquant.engine.transformers import TransformersModel
@@ -50,8 +50,11 @@ class Loaded:
 
 
 def run_single(config: RunConfig, folder: Path) -> tuple[RunPlan, Outcome]:
-    """One cell on its own, unless it is finished already: opens its MLflow run before the model loads, and closes it
-    with what really happened. A job that is queued again, in the same folder, goes on in its own run."""
+    """One cell on its own, unless it is finished already.
+
+    Opens its MLflow run before the model loads, and closes it with what really happened. A job that was queued again
+    finds its folder taken, and goes on in its own run.
+    """
     cell = prepare(config, read(config))
     store = tracking.open_store(config.tracking)
     tracking.reap(store)
@@ -95,30 +98,6 @@ def load(config: RunConfig) -> Loaded:
     loaded = models.load(config.model, config.quant, config.engine.device)
     model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length)
     return Loaded(model, loaded.report, loaded.load_s, meter.peak().allocated_mib)
-
-
-class Session:
-    """Keeps the model that was loaded last, and the datasets: the cells of a group share them."""
-
-    def __init__(self) -> None:
-        self._key: tuple[ModelConfig, QuantConfig] | None = None
-        self._loaded: Loaded | None = None
-        self._datasets: dict[str, Dataset] = {}
-
-    def prepare(self, config: RunConfig) -> RunPlan:
-        """The cell with its prompts; each task's files are read once."""
-        key = repr((config.task, config.data))
-        if key not in self._datasets:
-            self._datasets[key] = read(config)
-        return prepare(config, self._datasets[key])
-
-    def load(self, config: RunConfig) -> Loaded:
-        """The model of this cell, loaded anew only where it differs from the last one's."""
-        key = (config.model, config.quant)
-        if self._loaded is None or self._key != key:
-            self._loaded, self._key = None, key
-            self._loaded = load(config)
-        return self._loaded
 
 
 def run_cell(
