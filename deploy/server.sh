@@ -31,6 +31,8 @@ server_is_up() { [ -s "$FOLDER/mlflow.pid" ] && kill -0 "$(cat "$FOLDER/mlflow.p
 answers() { python3 -c "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)" "http://127.0.0.1:$PORT/health" 2>/dev/null; }
 
 make_database() {
+  [ "${#SOCKET}" -le 90 ] || die "the path $FOLDER is too long for a socket: choose one of at most 83 characters"
+  as_database test -x "$FOLDER" || die "the user postgres cannot enter $FOLDER: choose a folder whose parents let it through"
   mkdir -p "$DATABASE" "$SOCKET" "$FOLDER/artifacts"
   chmod 700 "$DATABASE" "$SOCKET"
   [ "$(id -u)" != 0 ] || chown postgres "$DATABASE" "$SOCKET"
@@ -79,7 +81,10 @@ case "$VERB" in
     ;;
   stop)
     # The whole process group: the server's workers outlive its first process otherwise.
-    if server_is_up; then kill -- "-$(cat "$FOLDER/mlflow.pid")"; fi
+    if server_is_up; then
+      kill -- "-$(cat "$FOLDER/mlflow.pid")"
+      for _ in $(seq 100); do server_is_up || break; sleep 0.1; done
+    fi
     rm -f "$FOLDER/mlflow.pid"
     if database_is_up; then as_database "$PG_BIN/pg_ctl" -D "$DATABASE" -m fast -w stop >/dev/null; fi
     echo "stopped"

@@ -11,7 +11,8 @@ from bioquant.errors import BioquantError, did_you_mean
 VERBS = {
     "run": "run one cell, or with -m a sweep of cells (a Hydra application)",
     "ui": "open the MLflow UI on this project's runs",
-    "doctor": "check this machine and say what to do about what is missing",
+    "sync": "deliver what was logged while the tracking server was away",
+    "doctor": "check this machine, say what to do about what is missing; --reap closes runs whose process is gone",
     "models": "list the models: size, licence, gated or not, cached or not",
     "tasks": "list the tasks: kind, labels, licence, where their files are looked for",
 }

@@ -19,6 +19,7 @@ from bioquant.config import RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import sha256
 from bioquant.engine.transformers import TransformersModel
+from bioquant.errors import DiskFullError, is_disk_full
 from bioquant.journal import journal, write_predictions
 from bioquant.measure import energy, latency
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
@@ -68,7 +69,7 @@ def run_single(config: RunConfig, folder: Path) -> tuple[RunPlan, Outcome]:
             run_id = tracking.start_run(store, cell, folder, sweep_id=None, parent_run_id=None)
         else:
             tracking.reattach(store, run_id)
-        with logged(folder), tracking.closing(store, run_id, folder):
+        with tracking.closing(store, run_id, folder), logged(folder):
             result = run_cell(cell, folder, load(config), journaled(cell, folder))
             tracking.log_result(store, run_id, result, folder)
         attempts.done(cell.fingerprint)
@@ -353,7 +354,7 @@ def write_json(path: Path, value: object) -> None:
 
 @contextmanager
 def logged(folder: Path) -> Generator[None]:
-    """Send log lines, and the traceback of whatever fails, to `run.log` in the cell's folder."""
+    """Send log lines, and the traceback of whatever fails, to `run.log` in the cell's folder. Raises DiskFullError."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -361,8 +362,10 @@ def logged(folder: Path) -> Generator[None]:
     root.addHandler(handler)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         logging.getLogger("bioquant").exception("the cell failed")
+        if is_disk_full(error):
+            raise DiskFullError.at(getattr(error, "filename", None) or folder) from error
         raise
     finally:
         root.removeHandler(handler)

@@ -11,7 +11,7 @@ MLflow is imported by carrier, calls, connection and courier only, and these by 
 """
 
 from bioquant.tracking.content import metric_values, outcome, run_params, run_tags
-from bioquant.tracking.delivering import Delivery, flush, pending, sync
+from bioquant.tracking.delivering import Delivery, Spooled, flush, pending, spooled, sync
 from bioquant.tracking.events import Status
 from bioquant.tracking.lifecycle import (
     beat,
@@ -31,6 +31,7 @@ from bioquant.tracking.store import Store, open_spool, open_store
 __all__ = [
     "Delivery",
     "Reaped",
+    "Spooled",
     "Status",
     "Store",
     "beat",
@@ -51,6 +52,7 @@ __all__ = [
     "run_of",
     "run_params",
     "run_tags",
+    "spooled",
     "start_run",
     "start_sweep",
     "sync",

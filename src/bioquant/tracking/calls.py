@@ -32,10 +32,16 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 # Its messages about creating tables are no news to a user; a locked database is asked again.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+# That a request is repeated is no news either; that the server is away is said once, by those who wait for it.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 class AwayError(Exception):
     """Nothing answers, or not in time: the whole spool has to wait."""
+
+
+class NotSentError(AwayError):
+    """No connection came about: nothing can have arrived."""
 
 
 class UnwellError(Exception):
@@ -79,7 +85,7 @@ def asked(call: Callable[[], Found]) -> Found:
 def _meaning(error: MlflowException) -> Exception:
     below = error.__cause__ or error.__context__
     if isinstance(below, requests.ConnectionError | requests.Timeout):
-        return AwayError("no server answers there")
+        return (NotSentError if "NewConnectionError" in str(below) else AwayError)("no server answers there")
     if error.error_code in REFUSALS:
         return RefusedError(_short(error))
     if error.error_code == "TEMPORARILY_UNAVAILABLE":
@@ -91,11 +97,8 @@ def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def create(client: MlflowClient, experiment_id: str, key: str, event: Create, parent_id: str | None, tries: int) -> str:
-    """Make the run, or find the one that an earlier try made; returns its MLflow id."""
-    earlier = with_key(client, experiment_id, key) if tries else []
-    if earlier:
-        return earlier[0]
+def create(client: MlflowClient, experiment_id: str, key: str, event: Create, parent_id: str | None) -> str:
+    """Make the run; returns its MLflow id."""
     tags = {**event.tags, SPOOL_KEY: key} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
     with _unrepeated():
         run = asked(lambda: client.create_run(experiment_id, start_time=event.start_ms, tags=tags, run_name=event.name))

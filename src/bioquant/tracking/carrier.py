@@ -1,5 +1,6 @@
 """From the spool to the server, one run at a time: in order, each event once the one before has arrived."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,9 +8,12 @@ from typing import Any
 from mlflow import MlflowClient
 
 from bioquant.tracking import calls
-from bioquant.tracking.calls import DeletedError, RefusedError, UnwellError
+from bioquant.tracking.calls import DeletedError, NotSentError, RefusedError, UnwellError
 from bioquant.tracking.events import Create, End, Event, Reopen, Summary
 from bioquant.tracking.spool import Progress, Spool
+
+SETTLE_S = 10.0
+"""How long a creation without an answer may still be on its way through a slow server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,9 @@ class Carrier:
         return calls.asked(lambda: calls.client_of(self.uri))
 
     def deliverable(self, key: str) -> bool:
-        """Whether the run has something to deliver that was not refused."""
-        return self.spool.waiting(key) and self.spool.progress(key).refused is None
+        """Whether there is something to do for the run, which was not refused."""
+        progress = self.spool.progress(key)
+        return progress.refused is None and (progress.ended or self.spool.waiting(key))
 
     def deliver(self, key: str) -> Iterator[None]:
         """Deliver what a run has, yielding after each event; nothing where another process is at it.
@@ -66,18 +71,33 @@ class Carrier:
             self.spool.forget(key, record(run_id, self.spool.summary(key)))
 
     def _created(self, key: str) -> tuple[str, Progress]:
-        """The run's id and progress. A try is noted before it is made: it may arrive and its answer not."""
+        """The run's id and progress; the run is made where it is not yet."""
         progress = self.spool.progress(key)
         if progress.run_id is not None:
             return progress.run_id, progress
         event, end = next(self.spool.read(key))
         assert isinstance(event, Create)
         parent_id = self._parent_id(event.parent) if event.parent else None
-        self.spool.save(key, replace(progress, tries=progress.tries + 1))
-        run_id = calls.create(self.client, self.experiment_id, key, event, parent_id, progress.tries)
-        made = Progress(run_id=run_id, done=end, tries=progress.tries + 1)
+        run_id = self._made_before(key, progress) or self._make(key, progress, event, parent_id)
+        made = replace(self.spool.progress(key), run_id=run_id, done=end)
         self.spool.save(key, made)
         return run_id, made
+
+    def _made_before(self, key: str, progress: Progress) -> str | None:
+        """The run of an earlier try whose answer was lost. It may still come about: better wait than make a second."""
+        earlier = calls.with_key(self.client, self.experiment_id, key) if progress.tries else []
+        if not earlier and time.time() - progress.tried_s < SETTLE_S:
+            raise UnwellError("whether its creation arrived is not clear yet")
+        return earlier[0] if earlier else None
+
+    def _make(self, key: str, progress: Progress, event: Create, parent_id: str | None) -> str:
+        """A try is noted before it is made: it may arrive, and its answer not."""
+        self.spool.save(key, replace(progress, tries=progress.tries + 1, tried_s=time.time()))
+        try:
+            return calls.create(self.client, self.experiment_id, key, event, parent_id)
+        except NotSentError:
+            self.spool.save(key, progress)
+            raise
 
     def _parent_id(self, parent: str) -> str | None:
         """The parent's id; the parent is made first where it is not yet."""

@@ -1,6 +1,5 @@
 """The connection to a tracking store: its tables and the experiment made once, whoever comes first."""
 
-import re
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -11,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from bioquant.errors import TrackingError
+from bioquant.places import without_password
 from bioquant.tracking.calls import AwayError, RefusedError, UnwellError, asked
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -50,11 +50,6 @@ def connect(uri: str, experiment: str) -> str:
     except ModuleNotFoundError as error:
         missing = f"the database driver {error.name} is not installed: pip install 'bioquant[server]'"
         raise TrackingError(f"tracking store '{shown}' cannot be used: {missing}") from error
-
-
-def without_password(uri: str) -> str:
-    """An address that may be shown and kept."""
-    return re.sub(r"(?<=://)([^:/@]*):[^@/]*@", r"\1:***@", uri)
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bioquant import places
 from bioquant.errors import TrackingError
+from bioquant.tracking.spool import Spool
 from bioquant.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -21,6 +23,21 @@ class Delivery:
 
     waiting: int
     refused: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A store of this project that something waits for. uri: without its password."""
+
+    uri: str
+    experiment: str
+
+
+def spooled() -> list[Spooled]:
+    """Every store of this project that something waits for."""
+    spools = [Spool(path.parent) for path in sorted(places.spool_root().glob("*/store.json"))]
+    waiting = [spool.address() or {} for spool in spools if any(map(spool.waiting, spool.runs()))]
+    return [Spooled(address["uri"], address["experiment"]) for address in waiting]
 
 
 def pending(store: Store) -> Delivery:
@@ -66,7 +83,7 @@ def sync(store: Store) -> int:
         refusals = "".join(f"\n  {key}: {reason}" for key, reason in left.refused.items())
         raise TrackingError(f"the tracking store refuses {_runs(len(left.refused))}, kept in the spool:{refusals}")
     if left.waiting:
-        raise TrackingError(f"{_runs(left.waiting)} of {len(before)} still on disk: {why}. Repeat: bioquant sync")
+        raise TrackingError(f"{left.waiting} of {len(before)} runs still wait on disk: {why}. Repeat: bioquant sync")
     return len(before)
 
 

@@ -48,7 +48,9 @@ def reap(store: Store) -> list[Reaped]:
     closed = list(_reap_spooled(store))
     spoken_for = {store.spool.run_id_of(key) for key in store.spool.runs()}
     for run in _running(store):
-        if run.info.run_id not in spoken_for and owner.gone(run.data.tags):
+        if _is_twin(store, run):
+            store.client.delete_run(run.info.run_id)
+        elif run.info.run_id not in spoken_for and owner.gone(run.data.tags):
             last_sign_s = float(run.data.tags.get("owner.heartbeat", time.time()))
             closed.append(_close(store, run.info.run_id, run.info.run_name or "", run.data.tags, "KILLED", last_sign_s))
     if closed and store.courier is not None:
@@ -104,6 +106,13 @@ def _running(store: Store) -> "list[Run]":
         return list(_search(store, "attributes.status = 'RUNNING'"))
     except (AwayError, UnwellError):
         return []
+
+
+def _is_twin(store: Store, run: "Run") -> bool:
+    """Whether a slow server made this run for one that was made again since; such a run is and stays empty."""
+    key = run.data.tags.get("spool_key")
+    used = store.spool.run_id_of(key) if key else None
+    return used is not None and used != run.info.run_id
 
 
 def _close(store: Store, run_id: str, name: str, tags: Mapping[str, str], status: Status, last_sign_s: float) -> Reaped:

@@ -40,13 +40,15 @@ LOCAL = "local-"
 class Progress:
     """What the server has of a run.
 
-    done: bytes of the events delivered. tries: how often its creation was attempted. ended: it has a terminal status.
+    done: bytes of the events delivered. ended: it has a terminal status.
+    tries: how often its creation was sent. tried_s: when last, in seconds since the epoch.
     refused: why the server will not take the next event; None while it may.
     """
 
     run_id: str | None = None
     done: int = 0
     tries: int = 0
+    tried_s: float = 0.0
     ended: bool = False
     refused: str | None = None
 

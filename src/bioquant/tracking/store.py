@@ -55,12 +55,12 @@ def open_store(config: TrackingConfig) -> Store:
     known = spool.address()
     try:
         experiment_id = connection.connect(uri, config.experiment)
-        spool.remember(uri=connection.without_password(uri), experiment=config.experiment, experiment_id=experiment_id)
+        spool.remember(uri=places.without_password(uri), experiment=config.experiment, experiment_id=experiment_id)
     except connection.StoreAwayError as error:
         if known is None:
             raise
         print(
-            f"warning: tracking store '{connection.without_password(uri)}': {error.reason}. What is logged waits on "
+            f"warning: tracking store '{places.without_password(uri)}': {error.reason}. What is logged waits on "
             "disk and is delivered once it answers, or with: bioquant sync",
             file=sys.stderr,
         )
@@ -77,7 +77,8 @@ def open_spool(config: TrackingConfig) -> Store:
     spool = Spool(spool_folder(uri, config.experiment))
     address = spool.address()
     if address is None:
-        raise TrackingError(f"tracking store '{uri}' was not opened in this project: open_store comes first.")
+        shown = places.without_password(uri)
+        raise TrackingError(f"tracking store '{shown}' was not opened in this project: open_store comes first.")
     return Store(uri, address["experiment_id"], spool, None)
 
 
