@@ -18,7 +18,7 @@ FLOORS = [
     {"trivial"},
     {"tasks"},
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
-    {"plan", "datasets", "compose", "progress", "journal"},
+    {"plan", "datasets", "compose", "grid", "progress", "journal", "attempts"},
     {"models", "engine", "measure", "tracking", "tables", "plots"},
     {"run"},
     {"sweep", "inspection"},

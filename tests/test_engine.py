@@ -14,7 +14,8 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaCon
 from bioquant import models
 from bioquant.config import Device, ModelConfig, conf_dir
 from bioquant.engine import GenerationSettings, LanguageModel
-from bioquant.engine.batching import common_prefix, left_padded, longest_first, sha256, until_end
+from bioquant.engine.attention import SharedPass
+from bioquant.engine.batching import Limits, sha256
 from bioquant.engine.choices import scorings
 from bioquant.engine.sampling import SeededSampler, row_seed
 from bioquant.engine.transformers import TransformersModel
@@ -24,7 +25,7 @@ from bioquant.plan import BASELINE
 from bioquant.records import Message
 
 CONTEXT = 512
-GREEDY = GenerationSettings(max_new_tokens=12, batch_size=4)
+GREEDY = GenerationSettings(max_new_tokens=12, limits=Limits(rows=4))
 SAMPLED = replace(GREEDY, num_samples=3, temperature=1.0, seed=7)
 
 
@@ -138,8 +139,8 @@ def test_the_checkpoints_own_generation_settings_do_not_leak(model: Transformers
 
 
 def test_samples_do_not_depend_on_their_batch(model: TransformersModel) -> None:
-    in_one = {(g.index, g.sample): g.text for g in model.generate(PROMPTS, replace(SAMPLED, batch_size=21))}
-    alone = {(g.index, g.sample): g.text for g in model.generate(PROMPTS, replace(SAMPLED, batch_size=2))}
+    in_one = {(g.index, g.sample): g.text for g in model.generate(PROMPTS, replace(SAMPLED, limits=Limits(rows=21)))}
+    alone = {(g.index, g.sample): g.text for g in model.generate(PROMPTS, replace(SAMPLED, limits=Limits(rows=2)))}
     assert Counter(index for index, _ in in_one) == dict.fromkeys(range(7), 3)
     assert in_one == alone
     assert len(set(in_one.values())) > 15
@@ -149,7 +150,7 @@ def test_samples_do_not_depend_on_their_batch(model: TransformersModel) -> None:
 
 def test_all_samples_of_a_prompt_are_in_one_batch(model: TransformersModel) -> None:
     for batch_size, rows in ((2, {2, 1}), (4, {3}), (7, {6, 3})):
-        found = list(model.generate(PROMPTS, replace(SAMPLED, batch_size=batch_size)))
+        found = list(model.generate(PROMPTS, replace(SAMPLED, limits=Limits(rows=batch_size))))
         assert all(len({g.batch_index for g in found if g.index == index}) == 1 for index in range(7))
         assert {g.batch_size for g in found} == rows
 
@@ -162,7 +163,7 @@ def test_sampler_draws_from_softmax_within_top_p() -> None:
     sampler = SeededSampler(
         temperature=0.8, top_p=0.95, seeds=[row_seed(0, index, 0) for index in range(rows)], device="cpu"
     )
-    drawn = sampler(torch.zeros(rows, 1, dtype=torch.long), logits.repeat(rows, 1)).argmax(-1)
+    drawn = sampler(logits.repeat(rows, 1))
     shares = (torch.bincount(drawn, minlength=4) / rows).tolist()
     assert shares[3] == 0
     assert shares[:3] == pytest.approx(kept, abs=4 * math.sqrt(0.25 / rows))
@@ -178,21 +179,24 @@ def test_too_long_a_prompt_is_named(model: TransformersModel) -> None:
         " Lower prompt.num_shots or engine.max_new_tokens, or choose a model with a longer context."
     )
     with pytest.raises(ConfigError, match=r"^example 0 has "):
-        model.timed(long, GREEDY)
+        model.timed([long], GREEDY, num_warmup=0)
     with pytest.raises(ConfigError, match=r"^example 0 has "):
-        next(model.loglikelihood([long], [["yes"]], batch_size=1))
+        next(model.loglikelihood([long], [["yes"]], Limits(rows=1)))
 
 
 def small_device(max_rows: int) -> TransformersModel:
     """Stands in for a GPU that holds so many rows: there is none here to fill."""
+    limited = network()
+    engine = TransformersModel(limited, random.tokenizer(), "cpu", CONTEXT)
 
-    def refuse(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, torch.Tensor]) -> None:
-        if named["input_ids"].shape[0] > max_rows:
+    def refuse(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        attending = named["attending"]
+        rows = attending.keys.rows or len(attending.segments.offsets) - 1
+        if not isinstance(attending, SharedPass) and rows > max_rows:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    limited = network()
     limited.register_forward_pre_hook(refuse, with_kwargs=True)
-    return TransformersModel(limited, random.tokenizer(), "cpu", CONTEXT)
+    return engine
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(model: TransformersModel, caplog: pytest.LogCaptureFixture) -> None:
@@ -202,14 +206,14 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model: TransformersModel, ca
     assert [(g.index, g.text, g.batch_index) for g in found] == [(g.index, g.text, g.batch_index) for g in expected]
     assert [g.batch_size for g in found] == [2, 2, 2, 2, 3, 3, 3]
     assert [record.getMessage() for record in caplog.records] == [
-        "out of memory on cpu with 4 rows in a batch: halved where it happens"
+        "out of memory on cpu with 4 rows in a batch: it goes on in halves"
     ]
 
 
 def test_out_of_memory_halves_log_likelihood_batches(model: TransformersModel) -> None:
     choices = [["yes", "no", "maybe"]] * 7
-    found = dict(small_device(2).loglikelihood(PROMPTS, choices, batch_size=8))
-    for index, sums in model.loglikelihood(PROMPTS, choices, batch_size=8):
+    found = dict(small_device(2).loglikelihood(PROMPTS, choices, Limits(rows=8)))
+    for index, sums in model.loglikelihood(PROMPTS, choices, Limits(rows=8)):
         assert found[index] == pytest.approx(sums, abs=1e-4)
 
 
@@ -233,7 +237,7 @@ def sum_of_logprobs(prompt: list[int], answer: list[int]) -> float:
 
 def test_loglikelihood_by_definition(model: TransformersModel) -> None:
     choices = [["yes", "no"], ["A", "B", "C", "D"], ["a", "ab", "b"], ["x"], ["yes"], ["no"], ["maybe", "maybf"]]
-    found = dict(model.loglikelihood(PROMPTS, choices, batch_size=3))
+    found = dict(model.loglikelihood(PROMPTS, choices, Limits(rows=3)))
     assert sorted(found) == list(range(7))
     for index, options in enumerate(choices):
         prompt = model.encode(PROMPTS[index])
@@ -246,7 +250,7 @@ def test_padding_does_not_shift_absolute_positions() -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=260, n_embd=32, n_layer=2, n_head=2, n_positions=256, initializer_range=0.5)
     model = TransformersModel(GPT2LMHeadModel(config).eval(), random.tokenizer(), "cpu", 256)
-    alone, together = (dict(model.loglikelihood(PROMPTS, [["yes", "no"]] * 7, batch_size=size)) for size in (1, 7))
+    alone, together = (dict(model.loglikelihood(PROMPTS, [["yes", "no"]] * 7, Limits(rows=size))) for size in (1, 7))
     for index, sums in alone.items():
         assert together[index] == pytest.approx(sums, abs=1e-4)
 
@@ -303,20 +307,20 @@ def test_a_templates_date_does_not_change() -> None:
 
 
 def test_timed_has_one_time_a_token(model: TransformersModel) -> None:
-    times = model.timed(PROMPTS[2], GREEDY)
-    [alone] = model.generate([PROMPTS[2]], GREEDY)
-    assert times.num_prompt_tokens == alone.num_prompt_tokens
-    assert len(times.token_s) == alone.num_output_tokens
-    assert list(times.token_s) == sorted(times.token_s)
-    assert 0 < times.token_s[0] < times.token_s[-1] < times.total_s
+    times = model.timed([PROMPTS[2], PROMPTS[1]], replace(GREEDY, limits=Limits(rows=1)), num_warmup=1)
+    alone = {g.index: g for g in model.generate(PROMPTS, GREEDY)}
+    for prompt, timed in zip((2, 1), times, strict=True):
+        assert timed.num_prompt_tokens == alone[prompt].num_prompt_tokens
+        assert len(timed.token_s) == alone[prompt].num_output_tokens
+        assert list(timed.token_s) == sorted(timed.token_s)
+        assert 0 < timed.token_s[0] < timed.token_s[-1] < timed.total_s
 
 
-def test_batching() -> None:
-    assert longest_first([3, 9, 3, 5], 2) == [[1, 3], [0, 2]]
-    assert left_padded([[1, 2, 3], [4]], 0) == ([[1, 2, 3], [0, 0, 4]], [[1, 1, 1], [0, 0, 1]])
-    assert common_prefix([[1, 2, 3], [1, 2], [1, 2, 4]]) == 2
-    assert until_end([5, 6, 7, 6], {6}) == [5, 6]
-    assert until_end([5, 7], {6}) == [5, 7]
+def test_prompts_of_a_timed_group_share_its_clock(model: TransformersModel) -> None:
+    first, second, third = model.timed(PROMPTS[:3], replace(GREEDY, limits=Limits(rows=2)), num_warmup=0)
+    common = min(len(first.token_s), len(second.token_s))
+    assert first.token_s[:common] == second.token_s[:common]
+    assert first.total_s == second.total_s != third.total_s
 
 
 def test_sha256_is_over_little_endian_int32() -> None:
@@ -337,13 +341,14 @@ def test_a_real_models_batched_answers_are_those_of_batch_1() -> None:
     ]
     prompts = [[Message(role="user", content=text)] for text in texts]
     settings = replace(GREEDY, max_new_tokens=16)
+    reference_model = models.load(config, BASELINE, Device.cpu).model
     together = {g.index: g for g in engine.generate(prompts, settings)}
-    network: Any = loaded.model
+    network: Any = reference_model
     for index, prompt in enumerate(prompts):
         ids = torch.tensor([engine.encode(prompt)])
         plain = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
         expected = loaded.tokenizer.decode(plain[0, ids.shape[1] :], skip_special_tokens=True)
         assert together[index].text == expected
     assert "Paris" in together[0].text
-    letters = dict(engine.loglikelihood(prompts, [["Paris", "London", "Berlin"]] * 3, batch_size=8))
+    letters = dict(engine.loglikelihood(prompts, [["Paris", "London", "Berlin"]] * 3, Limits(rows=8)))
     assert max(letters[0]) == letters[0][0]

@@ -282,11 +282,16 @@ class Scoring(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class EngineConfig:
-    """How text goes through the model. batch_size changes scores, so it is part of a cell's identity."""
+    """How text goes through the model. What rides together changes scores, so it is part of a cell's identity.
+
+    batch_size: rows that decode together; a row is one sample of one prompt. prefill_tokens: of prompts that are read
+    in one forward pass.
+    """
 
     name: str = MISSING
     device: Device = Device.auto
     batch_size: int = 8
+    prefill_tokens: int = 8192
     scoring: Scoring = Scoring.generate
     max_new_tokens: int | None = None
 
@@ -396,6 +401,7 @@ def check(config: RunConfig) -> None:
     """Ranges the types cannot say. Raises ConfigError."""
     at_least_one = {
         "engine.batch_size": config.engine.batch_size,
+        "engine.prefill_tokens": config.engine.prefill_tokens,
         "task.max_new_tokens": config.task.max_new_tokens,
         "prompt.num_samples": config.prompt.num_samples,
         "launcher.gpus_per_worker": config.launcher.gpus_per_worker,

@@ -104,6 +104,11 @@ def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
             assert_never(quant.method)
 
 
+def steps_can_be_graphs(quant: QuantConfig) -> bool:
+    """Whether a decoding step can be captured as a CUDA graph: LLM.int8() looks for outliers on the host in each."""
+    return quant.method is not QuantMethod.bnb_int8
+
+
 def library(quant: QuantConfig) -> str | None:
     """The distribution that does the quantizing."""
     return LIBRARIES[quant.method]

@@ -14,10 +14,21 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bioquant import attempts, datasets, measure, models, places, plots, progress, prompts, tracking
+from bioquant import (
+    attempts,
+    datasets,
+    measure,
+    models,
+    places,
+    plots,
+    progress,
+    prompts,
+    quantization,
+    tracking,
+)
 from bioquant.config import RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
-from bioquant.engine.batching import sha256
+from bioquant.engine.batching import Limits, sha256
 from bioquant.engine.transformers import TransformersModel
 from bioquant.errors import DiskFullError, is_disk_full
 from bioquant.journal import journal, write_predictions
@@ -97,7 +108,8 @@ def load(config: RunConfig) -> Loaded:
     meter = MemoryMeter(device)
     meter.reset()
     loaded = models.load(config.model, config.quant, config.engine.device)
-    model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length)
+    graphs = loaded.device.startswith("cuda") and quantization.steps_can_be_graphs(config.quant)
+    model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length, graphs=graphs)
     return Loaded(model, loaded.report, loaded.load_s, meter.peak().allocated_mib)
 
 
@@ -218,8 +230,7 @@ def likeliest(
     prompted = [example.messages for example in cell.examples]
     choices = [example.row.choices for example in cell.examples]
     start = time.perf_counter()
-    batch_size = cell.config.engine.batch_size
-    scored = model.loglikelihood(prompted, choices, batch_size=batch_size, skip=skip, stopped=stopped)
+    scored = model.loglikelihood(prompted, choices, limits(cell.config), skip=skip, stopped=stopped)
     for index, logprobs in scored:
         now = time.perf_counter()
         yield index, choose(cell.examples[index], logprobs, model.encode(prompted[index]), now - start, index)
@@ -231,12 +242,17 @@ def settings(config: RunConfig) -> GenerationSettings:
     answer_tokens = config.engine.max_new_tokens or config.task.max_new_tokens
     return GenerationSettings(
         max_new_tokens=answer_tokens + (config.prompt.reasoning_tokens if config.prompt.chain_of_thought else 0),
-        batch_size=config.engine.batch_size,
+        limits=limits(config),
         num_samples=config.prompt.num_samples,
         temperature=config.prompt.temperature,
         top_p=config.prompt.top_p,
         seed=config.seed,
     )
+
+
+def limits(config: RunConfig) -> Limits:
+    """How much goes through the model at once in this cell."""
+    return Limits(rows=config.engine.batch_size, prefill_tokens=config.engine.prefill_tokens)
 
 
 def predict(config: RunConfig, example: Example, drawn: Sequence[Generation]) -> Prediction:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bioquant.engine.batching import Limits
 from bioquant.records import Generation, Message
 
 
@@ -16,12 +17,12 @@ def never() -> bool:
 class GenerationSettings:
     """How text is generated.
 
-    batch_size: rows that go through the model at once; a row is one sample of one prompt.
+    limits: how much goes through the model at once; a row is one sample of one prompt.
     temperature: 0 is greedy. seed: of the samples; without use when greedy.
     """
 
     max_new_tokens: int
-    batch_size: int
+    limits: Limits
     num_samples: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
@@ -30,7 +31,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTimes:
-    """One prompt at batch 1, timed from before tokenizing.
+    """One prompt of a group that was answered together, timed from before tokenizing.
 
     token_s: seconds until each output token was known, in order, the end token included.
     total_s: seconds until the text was decoded.
@@ -76,8 +77,8 @@ class LanguageModel(Protocol):
         self,
         prompts: Sequence[Sequence[Message]],
         choices: Sequence[Sequence[str]],
+        limits: Limits,
         *,
-        batch_size: int,
         skip: Collection[int] = (),
         stopped: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, list[float]]]:
@@ -87,6 +88,12 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def timed(self, prompt: Sequence[Message], settings: GenerationSettings) -> TokenTimes:
-        """Answer one prompt alone, with a clock on every token. Raises as `generate` does."""
+    def timed(
+        self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, num_warmup: int
+    ) -> list[TokenTimes]:
+        """Answer prompts in order, `limits.rows` at a time, with a clock on every token.
+
+        As a service meets them: nothing is known beforehand of what they share. The first `num_warmup` groups, over the
+        same prompts, are not timed. Raises as `generate` does.
+        """
         ...

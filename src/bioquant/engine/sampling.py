@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 
-class SeededSampler(LogitsProcessor):
-    """Turns the arg-max of greedy decoding into a sample of softmax(logits / temperature) within top-p.
+class SeededSampler:
+    """Samples of softmax(logits / temperature) within top-p, as the arg max of noisy scores.
 
     The Gumbel-max trick: arg max(log p + g), with g drawn from the standard Gumbel distribution, is distributed as p
     (Gumbel 1954; Maddison, Tarlow and Minka, "A* Sampling", 2014). Each row draws from its own generator, so a prompt's
@@ -22,14 +22,30 @@ class SeededSampler(LogitsProcessor):
         self._warpers: tuple[Any, ...] = (TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p))
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores of shape (rows, vocabulary), noise added."""
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """The next token of each row, (rows), from logits of shape (rows, vocabulary)."""
+        scores = logits.float()
         for warper in self._warpers:
-            scores = warper(input_ids, scores)
+            scores = warper(None, scores)
         noise = torch.empty_like(scores)
         for row, generator in zip(noise, self._generators, strict=True):
             row.exponential_(generator=generator)
-        return scores - noise.log_()
+        return (scores - noise.log_()).argmax(-1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, in this order."""
+        self._generators = [self._generators[row] for row in rows]
+
+
+class Greedy:
+    """The likeliest token of each row."""
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """The next token of each row, (rows), from logits of shape (rows, vocabulary)."""
+        return logits.argmax(-1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Every row is treated alike."""
 
 
 def row_seed(seed: int, index: int, sample: int) -> int:

@@ -36,10 +36,8 @@ def probe(
     """
     if num_examples == 0:
         return None
-    alone = replace(settings, batch_size=1, num_samples=1)
-    for prompt in islice(cycle(prompts), num_warmup):
-        model.timed(prompt, alone)
-    return summarise([model.timed(prompt, alone) for prompt in islice(cycle(prompts), num_examples)])
+    alone = replace(settings, limits=replace(settings.limits, rows=1), num_samples=1)
+    return summarise(model.timed(list(islice(cycle(prompts), num_examples)), alone, num_warmup=num_warmup))
 
 
 def summarise(times: Sequence[TokenTimes]) -> Latency:

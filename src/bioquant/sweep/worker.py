@@ -12,8 +12,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from typing import Any
 from bioquant import run, tracking
 from bioquant.compose import from_mapping
 from bioquant.config import ModelConfig, QuantConfig, RunConfig
-from bioquant.errors import BioquantError, DiskFullError, is_disk_full
+from bioquant.errors import BioquantError
 from bioquant.plan import RunPlan
 from bioquant.progress import Watch
 from bioquant.records import Dataset, RunResult
@@ -72,7 +72,7 @@ class Session:
         """Run one cell and log it; the parent sets the run's status from what comes back."""
         folder = Path(request["folder"])
         try:
-            with run.logged(folder), _room(folder):
+            with run.logged(folder):
                 result = self._result(from_mapping(request["config"]), folder, request["run_id"])
         except KeyboardInterrupt:
             return {"stopped": True}
@@ -103,17 +103,6 @@ class Session:
 def _told(say: Say) -> Callable[[str, int], nullcontext[Callable[[int], None]]]:
     """Progress as messages to the parent, which has the terminal."""
     return lambda _, __: nullcontext(lambda number: say({"examples": number}))
-
-
-@contextmanager
-def _room(folder: Path) -> Generator[None]:
-    """A disk that is full is the cell's failure and not the worker's."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise DiskFullError.at(error.filename or folder) from error
-        raise
 
 
 def _answers() -> Say:

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from bioquant import grid
 from bioquant.compose import hydra_app, to_run_config
 from bioquant.config import RunConfig
 from bioquant.errors import BioquantError
@@ -53,8 +54,6 @@ class Application:
 
         one: composes the configuration of a job, which is a list of overrides.
         """
-        from bioquant.sweep import grid
-
         configs = grid.compose(lambda overrides: to_run_config(one(overrides)), jobs)
         commands = [shlex.join(["bioquant", "run", *overrides]) for overrides in jobs]
         from bioquant.sweep.launch import run_sweep
