@@ -7,7 +7,8 @@ gives the same `task` in every cell: it is composed with the first cell's other 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 
-from bioquant.config import RunConfig, check
+from bioquant.config import RunConfig
+from bioquant.validation import check
 
 Overrides = tuple[str, ...]
 Compose = Callable[[list[str]], RunConfig]
