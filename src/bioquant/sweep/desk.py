@@ -42,8 +42,8 @@ class Desk:
         request = {"config": to_mapping(cell.plan.config), "folder": str(cell.folder), "run_id": run_id}
         deaths = losses = 0
         while True:
-            self.seat(cell)
             try:
+                self.seat(cell)
                 return self._asked(request, advance)
             except WorkerDiedError as error:
                 deaths, losses = deaths + (not error.blameless), losses + error.blameless

@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from bioquant import attempts, tables, tracking
-from bioquant.config import Device, RunConfig
+from bioquant.config import RunConfig
 from bioquant.errors import CellsFailedError, ConfigError
 from bioquant.sweep import preview
 from bioquant.sweep.cells import AXES, Cell, SweepPlan, groups, plan_sweep
 from bioquant.sweep.crew import Crew, Sweep
-from bioquant.sweep.devices import device_of
+from bioquant.sweep.devices import Slot, device_of
 from bioquant.sweep.display import Display
 from bioquant.sweep.parent import parent_run
 from bioquant.sweep.queue import CellQueue
@@ -51,8 +51,9 @@ def run_sweep(
     say_reaped(tracking.reap(store))
     rows += [tables.row(cell.plan, outcome) for cell, outcome in plan.finished]
     if plan.cells:
+        room = site.slots([device_of(group[0].plan.config, site.gpus) for group in groups(plan.cells)])
         with parent_run(store, plan, folder, mark=mark, anew=not first.resume) as sweep:
-            run_cells(sweep, plan.cells, folder, site, rows)
+            run_cells(sweep, plan.cells, folder, site, room, rows)
     refuse_other_prompts(rows)
 
 
@@ -69,17 +70,15 @@ def say_reaped(reaped: Sequence[tracking.Reaped]) -> None:
         print(f"closed {len(reaped)} runs whose process is gone: {reaped[0].owner}", file=sys.stderr, flush=True)
 
 
-def run_cells(sweep: Sweep, cells: Sequence[Cell], folder: Path, site: Site, rows: list[Row]) -> None:
+def run_cells(
+    sweep: Sweep, cells: Sequence[Cell], folder: Path, site: Site, room: Sequence[Slot], rows: list[Row]
+) -> None:
     """Run the cells and log the sweep's table. Raises CellsFailedError, KeyboardInterrupt."""
-
-    def device(cell: Cell) -> Device:
-        return device_of(cell.plan.config, site.gpus)
-
     display = Display(Console(stderr=True), cells)
-    queue = CellQueue(cells, device, joining=site.joining)
+    queue = CellQueue(cells, lambda cell: device_of(cell.plan.config, site.gpus), joining=site.joining)
     crew = Crew(sweep, queue, site.hire(folder), display, rows)
     with display.shown():
-        crew.run(site.slots([device(group[0]) for group in groups(cells)]))
+        crew.run(room)
     tracking.log_sweep_table(sweep.store, sweep.run_id, rows)
     failures = failed(rows)
     if crew.stopped.is_set():

@@ -66,6 +66,17 @@ class Worker(Protocol):
         ...
 
 
+def outcome_of(reply: Mapping[str, Any]) -> Outcome:
+    """What a worker's answer means. Raises CellError, WorkerDiedError, and KeyboardInterrupt where it was stopped."""
+    if "stopped" in reply:
+        raise KeyboardInterrupt
+    if "last_words" in reply:
+        raise WorkerDiedError(reply["error_kind"], reply["error"])
+    if "error" in reply:
+        raise CellError(reply["error_kind"], reply["error"])
+    return Outcome(**reply["outcome"])
+
+
 class ProcessWorker:
     """One child process on this machine that answers JSON lines with JSON lines.
 
@@ -94,8 +105,10 @@ class ProcessWorker:
             if not line.endswith("\n"):
                 break  # it died while it spoke
             reply = json.loads(line)
+            if "last_words" in reply:
+                self._process.wait()
             if "examples" not in reply:
-                return self._outcome(reply)
+                return outcome_of(reply)
             advance(reply["examples"])
         self._keep_last_lines(Path(request["folder"]))
         ending = _ending(self._process.wait())
@@ -121,16 +134,6 @@ class ProcessWorker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-
-    def _outcome(self, reply: dict[str, Any]) -> Outcome:
-        if "stopped" in reply:
-            raise KeyboardInterrupt
-        if "last_words" in reply:
-            self._process.wait()
-            raise WorkerDiedError(reply["error_kind"], reply["error"])
-        if "error" in reply:
-            raise CellError(reply["error_kind"], reply["error"])
-        return Outcome(**reply["outcome"])
 
     def _write(self, message: dict[str, Any]) -> None:
         """Say it, if there is still somebody to hear: whoever died is found out where the answer is read."""

@@ -57,9 +57,10 @@ class Application:
         configs = grid.compose(lambda overrides: to_run_config(one(overrides)), jobs)
         commands = [shlex.join(["bioquant", "run", *overrides]) for overrides in jobs]
         from bioquant.sweep.launch import run_sweep
+        from bioquant.sweep.ray_site import RayCluster
         from bioquant.sweep.site import ThisMachine
 
-        site = ThisMachine(configs[0].launcher)
+        site = (RayCluster if on_ray else ThisMachine)(configs[0].launcher)
         run_sweep(configs, commands, folder.resolve(), site, self.rows, as_json=self.as_json)
 
 
