@@ -40,7 +40,7 @@ class Carrier:
         A refusal is kept with the run. Raises AwayError, UnwellError.
         """
         with self.spool.delivering(key) as mine:
-            if not mine or self.spool.progress(key).refused is not None:
+            if not mine or not self.deliverable(key):
                 return
             try:
                 yield from self._deliver(key)
@@ -49,14 +49,18 @@ class Carrier:
             except DeletedError as deleted:
                 self.spool.forget(key, {"run_id": str(deleted), "deleted": True}, unread=True)
 
-    def create(self, key: str) -> None:
-        """Make the run on the server where it is not yet, nothing more. Raises AwayError, UnwellError."""
+    def create(self, key: str) -> bool:
+        """Make the run on the server where it is not yet, nothing more; False where another process is at it.
+
+        Raises AwayError, UnwellError.
+        """
         with self.spool.delivering(key) as mine:
-            if mine:
+            if mine and self.deliverable(key):
                 try:
                     self._created(key)
                 except RefusedError as refused:
                     self.spool.save(key, replace(self.spool.progress(key), refused=str(refused)))
+            return mine
 
     def _deliver(self, key: str) -> Iterator[None]:
         run_id, progress = self._created(key)

@@ -1,7 +1,8 @@
 """Waiting for the delivery, and delivering by hand."""
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 FLUSH_S = 15.0
 """How long the end of a run waits for a server that takes nothing. While it takes something, it waits."""
+
+
+AGAIN_S = 0.5
+"""Between two tries by hand of which the first moved nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +46,28 @@ def spooled() -> list[Spooled]:
 
 
 def pending(store: Store) -> Delivery:
-    """What is in the spool and not on the server."""
-    keys = [key for key in store.spool.runs() if store.spool.waiting(key)]
+    """What is in the spool and not on the server, whoever logged it."""
+    return _standing(store, [key for key in store.spool.runs() if store.spool.waiting(key)])
+
+
+def _standing(store: Store, keys: Sequence[str]) -> Delivery:
     reasons = {key: store.spool.progress(key).refused for key in keys}
     refused = {key: reason for key, reason in reasons.items() if reason is not None}
     return Delivery(len(keys) - len(refused), refused)
 
 
 def flush(store: Store) -> Delivery:
-    """Wait until the spool is delivered; gives up where the server is away or takes nothing for FLUSH_S seconds.
+    """Wait until what this process logged, and dead ones left, is delivered.
 
+    Gives up where the server is away or takes nothing for FLUSH_S seconds.
     `closing` calls it; a sweep that ends its cells with `end_run` calls it once, at its end. Says what is left.
     """
-    if store.courier is not None:
-        store.courier.drain(FLUSH_S)
-    left = pending(store)
+    if store.courier is None:
+        return pending(store)
+    store.courier.drain(FLUSH_S)
+    left = _standing(store, store.courier.left())
     if left.waiting:
-        why = store.courier.why_away if store.courier is not None else ""
+        why = store.courier.why_away
         print(
             f"warning: {_runs(left.waiting)} logged on disk and not yet at the tracking store ({why or 'it is slow'}): "
             "delivered at the next start, or with: bioquant sync",
@@ -77,7 +87,7 @@ def sync(store: Store) -> int:
     before = [key for key in store.spool.runs() if store.spool.waiting(key)]
     for key in before:
         store.spool.save(key, replace(store.spool.progress(key), refused=None))
-    why = _deliver_while_it_moves(store.courier)
+    why = _deliver_while_it_moves(store.spool, store.courier)
     left = pending(store)
     if left.refused:
         refusals = "".join(f"\n  {key}: {reason}" for key, reason in left.refused.items())
@@ -87,18 +97,23 @@ def sync(store: Store) -> int:
     return len(before)
 
 
-def _deliver_while_it_moves(courier: "Courier") -> str:
-    """Deliver until a pass moves nothing; returns why nothing moves."""
+def _deliver_while_it_moves(spool: Spool, courier: "Courier") -> str:
+    """Deliver until nothing is left, or nothing has moved for FLUSH_S seconds; returns why something is left."""
     from bioquant.tracking.calls import AwayError
 
-    moves = -1
+    before, since = (-1, -1), time.monotonic()
     try:
-        while courier.moves != moves:
-            moves = courier.moves
-            courier.deliver_all()
+        while keys := [key for key in spool.runs() if courier.deliverable(key)]:
+            if before != (before := (len(keys), courier.moves)):
+                since = time.monotonic()
+            elif time.monotonic() - since > FLUSH_S:
+                return "the server fails on what they log, or another process is delivering them"
+            else:
+                time.sleep(AGAIN_S)
+            courier.deliver(keys)
     except AwayError as away:
         return str(away)
-    return "the server fails on it, or another process is delivering it"
+    return ""
 
 
 def _runs(number: int) -> str:

@@ -164,13 +164,13 @@ def _start(store: Store, create: Create, events: Sequence[Event]) -> str:
 def _own(store: Store, run_id: str) -> None:
     if store.courier is not None:
         store.courier.own(run_id)
-        store.courier.nudge()
+        store.courier.nudge(run_id)
 
 
 def _log(store: Store, run_id: str, events: Sequence[Event], *, last: bool = False) -> None:
     store.spool.add(run_id, events, last=last)
     if store.courier is not None:
-        store.courier.nudge()
+        store.courier.nudge(run_id)
 
 
 def _shown_as_table(name: str) -> dict[str, str]:

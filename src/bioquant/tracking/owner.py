@@ -42,6 +42,12 @@ def gone(found: Mapping[str, str]) -> bool:
     return last is not None and time.time() - float(last) > SILENT_S
 
 
+def is_this_process(found: Mapping[str, str]) -> bool:
+    """Whether these tags name this process, or nobody."""
+    named = found.get("owner.host"), found.get("owner.pid")
+    return named in ((None, None), (socket.gethostname(), str(os.getpid())))
+
+
 def described(found: Mapping[str, str]) -> str:
     """The owner as a message names it."""
     return f"process {found.get('owner.pid', '?')} on {found.get('owner.host', '?')}"

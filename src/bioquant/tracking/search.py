@@ -36,7 +36,7 @@ def finished(store: Store, fingerprints: Collection[str]) -> dict[str, Outcome]:
 
     Where the server is away: the cells this project delivered before, and those that wait in the spool.
     """
-    found = _on_the_server(store) | _in_the_spool(store)
+    found = _on_the_server(store, fingerprints) | _in_the_spool(store)
     return {fingerprint: found[fingerprint] for fingerprint in fingerprints if fingerprint in found}
 
 
@@ -53,17 +53,16 @@ def reap(store: Store) -> list[Reaped]:
         elif run.info.run_id not in spoken_for and owner.gone(run.data.tags):
             last_sign_s = float(run.data.tags.get("owner.heartbeat", time.time()))
             closed.append(_close(store, run.info.run_id, run.info.run_name or "", run.data.tags, "KILLED", last_sign_s))
-    if closed and store.courier is not None:
-        store.courier.nudge()
     return closed
 
 
-def _on_the_server(store: Store) -> dict[str, Outcome]:
-    """By fingerprint; from what was delivered before where the server is away."""
+def _on_the_server(store: Store, fingerprints: Collection[str]) -> dict[str, Outcome]:
+    """By fingerprint; where the server is away, from what was delivered before. A filter of MLflow takes one value."""
     from bioquant.tracking.calls import AwayError, UnwellError
 
     try:
-        runs = list(_search(store, "attributes.status = 'FINISHED' and tags.`bioquant.kind` = 'cell'"))
+        one = f" and tags.fingerprint = '{next(iter(fingerprints))}'" if len(fingerprints) == 1 else ""
+        runs = list(_search(store, f"attributes.status = 'FINISHED' and tags.`bioquant.kind` = 'cell'{one}"))
     except (AwayError, UnwellError):
         records = store.spool.delivered().values()
         return {
@@ -120,6 +119,8 @@ def _close(store: Store, run_id: str, name: str, tags: Mapping[str, str], status
     reason = f"{whose} is gone; closed {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     events: list[Event] = [Batch(tags={"reaped": reason}), End(status=status, end_ms=int(last_sign_s * 1000))]
     store.spool.add(run_id, events, last=True)
+    if store.courier is not None:
+        store.courier.nudge(run_id)
     return Reaped(store.spool.run_id_of(run_id) or run_id, name, whose, status)
 
 

@@ -29,7 +29,7 @@ from bioquant.errors import DiskFullError, TrackingError, is_disk_full
 from bioquant.tracking.events import Create, Event, Summary, from_line, summary, to_line
 
 RESERVE_BYTES = 8192
-STRIPES = 64
+STRIPES = 1024
 """Lock files: a lock that is deleted while another process waits for it guards nothing, so they are few and stay."""
 
 LOCAL = "local-"
@@ -200,7 +200,7 @@ class Spool:
     def _lock(self, kind: str, key: str, timeout: float = -1) -> Generator[None]:
         folder = self.folder / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{kind}-{zlib.crc32(key.encode()) % STRIPES:02d}", timeout=timeout):
+        with FileLock(folder / f"{kind}-{zlib.crc32(key.encode()) % STRIPES}", timeout=timeout):
             yield
 
     def _replace(self, path: Path, value: object) -> None:
