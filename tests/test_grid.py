@@ -55,7 +55,9 @@ def test_overrides_of_one_part_are_one_choice() -> None:
 
 
 def test_what_changes_other_parts_is_composed_cell_by_cell() -> None:
-    given = jobs(["experiment=paper_grid", "experiment=quickstart"], ["task=demo_qa", "task=demo_re"], ["seed=0", "seed=1"])
+    given = jobs(
+        ["experiment=paper_grid", "experiment=quickstart"], ["task=demo_qa", "task=demo_re"], ["seed=0", "seed=1"]
+    )
     steps = Steps()
     found = grid.compose(steps, given)
     assert found == [composed(*job) for job in given]

@@ -8,7 +8,9 @@ from test_sweep_cells import cell
 CPU, CUDA = Device.cpu, Device.cuda
 
 
-def cells(*quants: str, device: str = "auto", tasks: tuple[str, ...] = ("demo_qa", "demo_re", "demo_mlc")) -> list[Cell]:
+def cells(
+    *quants: str, device: str = "auto", tasks: tuple[str, ...] = ("demo_qa", "demo_re", "demo_mlc")
+) -> list[Cell]:
     return order([cell(f"quant={q}", f"task={t}", f"engine.device={device}") for q in quants for t in tasks])
 
 

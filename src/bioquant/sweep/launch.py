@@ -44,6 +44,8 @@ def run_sweep(
     if first.resume:
         plan = plan.without(tracking.finished(store, [cell.plan.fingerprint for cell in plan.cells]))
     planned = preview.rows(plan, preview.checkpoint_sizes(plan.cells))
+    if first.sweep.dry_run or not plan.cells:
+        remove_empty(folder)
     if first.sweep.dry_run:
         preview.show(planned, Console(), as_json=as_json)
         return
@@ -62,6 +64,13 @@ def refuse_empty(plan: SweepPlan) -> None:
     if not plan.cells:
         reasons = dict.fromkeys(reason for _, reason in plan.pruned)
         raise ConfigError(f"none of the {len(plan.pruned)} cells can run: {'; '.join(reasons)}.")
+
+
+def remove_empty(folder: Path) -> None:
+    """Where nothing ran, nothing is left but what Hydra's sweeper wrote."""
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def say_reaped(reaped: Sequence[tracking.Reaped]) -> None:

@@ -95,7 +95,8 @@ def show(planned: Sequence[PlannedCell], console: Console, *, as_json: bool = Fa
     if as_json:
         console.file.write(json.dumps([asdict(row) for row in planned], indent=2) + "\n")
         return
-    console.print(_table(planned))
+    if _in_state(planned, "to run"):
+        console.print(_table(planned))
     for line in (*_pruned(planned), _totals(planned)):
         console.print(line, soft_wrap=True)
 
@@ -135,6 +136,8 @@ def _pruned(planned: Sequence[PlannedCell]) -> list[str]:
 
 def _totals(planned: Sequence[PlannedCell]) -> str:
     to_run = _in_state(planned, "to run")
+    if not to_run:
+        return f"{len(planned)} cells: all are finished already; resume=false runs them again."
     groups = len({(row.model, row.quant) for row in to_run})
     disk = {row.model: row.expected.disk_mib for row in to_run}
     to_fetch = sum(size for size in disk.values() if size is not None)
