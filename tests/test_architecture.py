@@ -11,7 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Later floors may import earlier ones, never the other way round.
 FLOORS = [
-    {"errors", "records", "places", "embedding"},
+    {"errors", "records", "places", "embedding", "launching"},
     {"config"},
     {"validation"},
     {"statistics"},
@@ -19,8 +19,10 @@ FLOORS = [
     {"trivial"},
     {"tasks"},
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
-    {"plan", "datasets", "compose", "grid", "progress", "journal", "attempts"},
+    {"plan", "datasets", "compose", "grid", "progress", "journal", "attempts", "files"},
     {"models", "engine", "measure", "tracking", "tables", "plots"},
+    {"memory"},
+    {"capacity"},
     {"run"},
     {"sweep", "inspection"},
     {"verbs"},
@@ -29,7 +31,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 ONLY_IN = {
-    "torch": {"models", "engine", "measure", "embedding", "verbs.doctor"},
+    "torch": {"models", "engine", "measure", "memory", "embedding", "verbs.doctor"},
     "mlflow": {"tracking"},
     "hydra": {"compose", "verbs.run"},
     "bitsandbytes": {"models"},

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bioquant import measure
 from bioquant.engine import GenerationSettings, TokenTimes
+from bioquant.engine.batching import Limits
 from bioquant.engine.transformers import TransformersModel
 from bioquant.measure import energy, latency, memory, nvml
 from bioquant.measure.machine import git_commit
@@ -20,7 +21,7 @@ from bioquant.models import random
 from bioquant.records import Message, Prediction
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
-SETTINGS = GenerationSettings(max_new_tokens=4, batch_size=8, num_samples=5)
+SETTINGS = GenerationSettings(max_new_tokens=4, limits=Limits(rows=8), num_samples=5)
 PROMPTS = [[Message(role="user", content=text)] for text in ("one", "two", "three")]
 
 
@@ -40,12 +41,13 @@ class Recorder(TransformersModel):
             pad_token_id=random.PAD_ID,
         )
         super().__init__(LlamaForCausalLM(config).eval(), random.tokenizer(), "cpu", 256)
-        self.asked: list[str] = []
+        self.asked: list[tuple[list[str], GenerationSettings, int]] = []
 
-    def timed(self, prompt: Sequence[Message], settings: GenerationSettings) -> TokenTimes:
-        assert (settings.batch_size, settings.num_samples) == (1, 1)
-        self.asked.append(prompt[0].content)
-        return super().timed(prompt, settings)
+    def timed(
+        self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, num_warmup: int
+    ) -> list[TokenTimes]:
+        self.asked.append(([prompt[0].content for prompt in prompts], settings, num_warmup))
+        return super().timed(prompts, settings, num_warmup=num_warmup)
 
 
 def prediction(batch_index: int, seconds: float) -> Prediction:
@@ -136,29 +138,33 @@ def test_tails_need_twenty_examples() -> None:
 def test_time_per_token_is_over_what_follows_the_first() -> None:
     two = TokenTimes(num_prompt_tokens=9, token_s=(0.5, 0.6, 0.9), total_s=1.0)
     one = TokenTimes(num_prompt_tokens=9, token_s=(0.7,), total_s=0.8)
-    found = latency.summarise([two, one])
+    found = latency.summarise([two, one], 1)
     assert found.ttft_ms.p50 == pytest.approx(600)
     assert found.example_ms.p50 == pytest.approx(900)
     assert found.tpot_ms is not None
     assert found.tpot_ms.p50 == pytest.approx(200)
     assert found.tpot_ms.count == 1
-    assert latency.summarise([one]).tpot_ms is None
+    assert latency.summarise([one], 1).tpot_ms is None
 
 
-def test_probe_warms_up_and_cycles_through_the_prompts() -> None:
+def test_probe_asks_for_the_prompts_again_and_again_one_at_a_time() -> None:
     model = Recorder()
-    found = latency.probe(model, PROMPTS, SETTINGS, num_examples=20, num_warmup=2)
-    assert model.asked == ["one", "two", *(["one", "two", "three"] * 7)[:20]]
-    assert found is not None
+    found = latency.probe(model, PROMPTS, SETTINGS, batch_size=1, num_examples=20, num_warmup=2)
+    [(asked, settings, num_warmup)] = model.asked
+    assert asked == (["one", "two", "three"] * 7)[:20]
+    assert (settings.limits.rows, settings.num_samples, num_warmup) == (1, 1, 2)
+    assert found.batch_size == 1
     assert found.ttft_ms.count == found.example_ms.count == 20
     assert found.ttft_ms.p95 is not None
     assert 0 < found.ttft_ms.p50 < found.example_ms.p50
 
 
-def test_probe_of_no_examples_asks_nothing() -> None:
+def test_a_second_batch_size_is_timed_in_whole_groups() -> None:
     model = Recorder()
-    assert latency.probe(model, PROMPTS, SETTINGS, num_examples=0, num_warmup=2) is None
-    assert model.asked == []
+    found = latency.probe(model, PROMPTS, SETTINGS, batch_size=8, num_examples=20, num_warmup=2)
+    [(asked, settings, num_warmup)] = model.asked
+    assert (len(asked), settings.limits.rows, num_warmup) == (24, 8, 1)
+    assert (found.batch_size, found.ttft_ms.count) == (8, 24)
 
 
 def test_throughput_counts_each_batch_once() -> None:

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from omegaconf import OmegaConf
 
-from bioquant import checkpoints, compose, models
+from bioquant import checkpoints, compose, memory, models
 from bioquant.config import Device, Dtype, ModelConfig, ModelSource, QuantConfig
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError, QuantNotAppliedError
 
@@ -476,4 +476,5 @@ def test_smollm2_takes_the_bytes_of_its_saved_checkpoint(name: str, mib: int):
     """Measured apart: the sizes of the checkpoints that each library writes."""
     report = models.load(SMOLLM2, QUANTS[name], Device.cpu).report
     assert report.bytes_after / 2**20 == pytest.approx(mib, abs=0.5)
+    assert report.bytes_after == memory.weights(memory.anatomy(SMOLLM2), QUANTS[name])
     assert sum(report.replaced.values()) == (0 if name == "none" else 210)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bioquant.config import Device, LauncherConfig
+from bioquant.config import Device
 from bioquant.errors import ConfigError
+from bioquant.launching import LauncherConfig
 from bioquant.sweep.devices import Gpu, Slot, capability_of, chosen, device_of, slots, visible_gpus
 from test_compose import composed
 

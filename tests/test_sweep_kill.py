@@ -1,4 +1,4 @@
-"""Kill -9 at random moments: what is resumed is what an undisturbed run gives, to the byte, and nothing is left open."""
+"""Kill -9 at random moments: a resumed run gives what an undisturbed one gives, to the byte, and leaves nothing open."""
 
 import os
 import signal

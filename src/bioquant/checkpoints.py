@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import logging
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from bioquant.config import ModelConfig, ModelSource
 from bioquant.errors import ModelError
 from bioquant.places import cache_dir
+
+log = logging.getLogger(__name__)
 
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 HUB_LEFT_OUT = ["original/*", "consolidated*", "onnx/*"]
@@ -44,6 +48,7 @@ def fetch_hub(model: ModelConfig) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    _warn_unpinned(model)
     folder = _hub_snapshot(model)
     if folder is not None and _has_weights(folder):
         return folder
@@ -55,6 +60,47 @@ def fetch_hub(model: ModelConfig) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise hub_error(model, error) from error
     return check_folder(model, Path(path))
+
+
+def configuration(model: ModelConfig) -> dict[str, Any]:
+    """The fields of the checkpoint's config.json, from this machine. Raises ModelError where it is not here."""
+    folder = _cached_folder(model)
+    path = None if folder is None else folder / "config.json"
+    if path is None or not path.is_file():
+        raise ModelError(
+            f"model '{model.name}': its memory cannot be predicted, since the model states no architecture and its "
+            "config.json is not on this machine: give architecture.model_type and the sizes as that file has them."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _cached_folder(model: ModelConfig) -> Path | None:
+    """Where the checkpoint's files lie on this machine, complete or not; None where there is no such place."""
+    match model.source:
+        case ModelSource.hub:
+            return _hub_snapshot(model)
+        case ModelSource.local:
+            return _folder(model)
+        case ModelSource.gguf | ModelSource.wheel:
+            return converted_path(model)
+        case ModelSource.random:
+            return None
+        case _:
+            assert_never(model.source)
+
+
+def is_pinned(model: ModelConfig) -> bool:
+    """Whether the configuration names one set of weights for good: a commit, a checksum, random weights by shape."""
+    return model.source is not ModelSource.hub or re.fullmatch(r"[0-9a-f]{40}", model.revision or "") is not None
+
+
+def _warn_unpinned(model: ModelConfig) -> None:
+    if not is_pinned(model):
+        log.warning(
+            "model '%s': revision '%s' is a branch, not a commit: this run cannot be repeated once it moves",
+            model.name,
+            model.revision or "main",
+        )
 
 
 def check_folder(model: ModelConfig, folder: Path) -> Path:

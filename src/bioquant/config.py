@@ -5,10 +5,12 @@ Imports neither torch nor mlflow, and does no I/O.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+from bioquant.launching import LauncherConfig, SweepConfig
+from bioquant.places import conf_dir as conf_dir
 
 
 class Dtype(StrEnum):
@@ -46,6 +48,20 @@ class QuantMethod(StrEnum):
     quanto = "quanto"
 
 
+class Domain(StrEnum):
+    """What a model was made for: the study compares biomedical models with general ones."""
+
+    general = "general"
+    biomedical = "biomedical"
+
+
+class ChatTemplate(StrEnum):
+    """How turns become text: by the tokenizer's chat template, or plainly, as a model without chat training needs."""
+
+    tokenizer = "tokenizer"
+    plain = "plain"
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A checkpoint.
@@ -53,7 +69,10 @@ class ModelConfig:
     id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file; wheel: `package==version` on PyPI;
         random: a name for the shape.
     file, sha256: wheel: the GGUF file's name inside the wheel, and the checksum of the wheel.
-    architecture: random: the fields of the transformers config, `model_type` among them.
+    family: models of one line share it (`llama_3`). general_counterpart: the general model that a biomedical one was
+        trained from, or the nearest to it among `conf/model`.
+    architecture: the fields of the transformers config, `model_type` among them: what random weights are drawn for, and
+        what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
     calibrated: the methods whose weights this checkpoint already holds, quantized with calibration data beforehand.
     """
@@ -64,6 +83,9 @@ class ModelConfig:
     revision: str | None = None
     file: str | None = None
     sha256: str | None = None
+    family: str | None = None
+    domain: Domain = Domain.general
+    general_counterpart: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict[str, Any])
     dtype: Dtype = MISSING
     num_parameters: int | None = None
@@ -71,6 +93,7 @@ class ModelConfig:
     licence: str = MISSING
     gated: bool = False
     calibrated: list[QuantMethod] = field(default_factory=list[QuantMethod])
+    chat_template: ChatTemplate = ChatTemplate.tokenizer
     system_prompt: str | None = None
     trust_remote_code: bool = False
 
@@ -296,10 +319,15 @@ class EngineConfig:
 
 @dataclass(kw_only=True, slots=True)
 class MeasureConfig:
-    """What is measured beside quality. latency_examples: batch-1 timed examples; 0 leaves the probe out."""
+    """What is measured beside quality.
+
+    latency_examples: timed at batch 1, and again at latency_batch_size; 0 leaves both probes out.
+    latency_batch_size: 0 leaves the second probe out. latency_warmup: examples answered before and not timed.
+    """
 
     name: str = MISSING
     latency_examples: int = 20
+    latency_batch_size: int = 8
     latency_warmup: int = 2
     bootstrap_resamples: int = 10_000
 
@@ -334,35 +362,17 @@ class PolicyConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PlanConfig:
+    """What is done with the prediction. force: load a model though it is predicted not to fit."""
+
+    force: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Where data files are. root: null takes $BIOQUANT_DATA."""
 
     root: str | None = None
-
-
-@dataclass(kw_only=True, slots=True)
-class SweepConfig:
-    """dry_run: show the plan of a sweep and stop."""
-
-    dry_run: bool = False
-
-
-@dataclass(kw_only=True, slots=True)
-class LauncherConfig:
-    """Where the workers of a sweep run. One worker holds one model.
-
-    devices: `auto`, all GPUs this process may use, or a list of their numbers (or UUIDs), as `nvidia-smi` counts them.
-    gpus_per_worker: a worker sees these and no others.
-    cpu_workers: workers side by side where cells run on the CPU; they share its threads.
-    address: Ray: of the cluster's head; null takes $RAY_ADDRESS, else starts Ray on this machine.
-    cpus_per_worker: Ray: CPUs a worker reserves, and the threads it computes with.
-    """
-
-    devices: Any = "auto"
-    gpus_per_worker: int = 1
-    cpu_workers: int = 1
-    address: str | None = None
-    cpus_per_worker: int = 1
 
 
 @dataclass(kw_only=True, slots=True)
@@ -381,15 +391,10 @@ class RunConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     data: DataConfig = field(default_factory=DataConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     limit: int | None = None
     seed: int = 0
     resume: bool = True
-
-
-def conf_dir() -> Path:
-    """The folder of YAML files: inside the package in a wheel, beside `src/` in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"

@@ -6,6 +6,7 @@ BioquantError                 anything this package raises on purpose; ends a ru
 │   ├── DataError             a missing, truncated or malformed data file
 │   ├── ModelError            an absent or gated checkpoint, a wrong checksum
 │   ├── QuantError            a recipe this device cannot run
+│   ├── DoesNotFitError       a model that is predicted to need more memory than the device has
 │   └── TrackingError         a tracking server or store that cannot be used
 ├── OutOfMemoryError          the device has not the memory for one example
 ├── DiskFullError             a disk that cannot take what a run writes
@@ -56,6 +57,12 @@ class QuantError(UserError):
     """A quantization recipe that cannot run here."""
 
     kind = "quant"
+
+
+class DoesNotFitError(UserError):
+    """A model that is predicted to need more memory than the device has."""
+
+    kind = "does_not_fit"
 
 
 class TrackingError(UserError):

@@ -7,7 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from bioquant.config import ModelConfig, PromptConfig, QuantConfig, QuantMethod, RunConfig, TaskConfig, WeightFormat
+from bioquant.config import (
+    ModelConfig,
+    ModelSource,
+    PromptConfig,
+    QuantConfig,
+    QuantMethod,
+    RunConfig,
+    TaskConfig,
+    WeightFormat,
+)
 from bioquant.prompts import TEMPLATE_VERSION
 from bioquant.records import Dataset, Example
 
@@ -106,8 +115,10 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
 
 
 def _model(model: ModelConfig) -> dict[str, object]:
-    described = ("name", "num_parameters", "licence", "gated", "calibrated")
-    return _without(asdict(model), described)
+    """A checkpoint brings its architecture along; what `conf/model` says of it decides random weights only."""
+    described = ("name", "family", "domain", "general_counterpart", "num_parameters", "licence", "gated", "calibrated")
+    shaped = () if model.source is ModelSource.random else ("architecture",)
+    return _without(asdict(model), described + shaped)
 
 
 def _quant(quant: QuantConfig) -> dict[str, object]:

@@ -166,8 +166,13 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Batch-1 latency on the task's own prompts, in milliseconds. tpot is None where no example gave two tokens."""
+    """Latency of `batch_size` requests at a time on the task's own prompts, in milliseconds.
 
+    ttft: to the first token. tpot: a token after it; None where no example gave two tokens. example: the whole answer.
+    Requests of one group share a clock, so their percentiles say what a request waits, not how much groups differ.
+    """
+
+    batch_size: int
     ttft_ms: Percentiles
     tpot_ms: Percentiles | None
     example_ms: Percentiles
@@ -189,10 +194,27 @@ class QuantizationReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPrediction:
+    """What a model is expected to take on a device, in bytes.
+
+    kv: keys and values of a batch. workspace: what a pass needs beside them. peak_allocated: the allocator's figure, on
+    a CPU the process's resident memory. peak_device: the driver's figure.
+    """
+
+    weights: int
+    kv_bytes_per_token: int
+    kv: int
+    workspace: int
+    peak_allocated: int
+    peak_device: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """What a cell costs. A figure that was not measured is None and is logged nowhere.
 
-    Memory in MiB (2**20 bytes). On a CPU peak_allocated is the process's peak resident memory.
+    Memory in MiB (2**20 bytes). On a CPU peak_allocated is the process's peak resident memory. latency: at batch 1;
+    latency_batched: at the second batch size that was asked for.
     """
 
     device: str
@@ -208,6 +230,7 @@ class Footprint:
     prompt_tokens_per_s: float | None = None
     joules_per_example: float | None = None
     latency: Latency | None = None
+    latency_batched: Latency | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

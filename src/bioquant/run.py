@@ -1,21 +1,19 @@
 """The main path: one cell, compose → plan → load → evaluate → measure → log."""
 
 import hashlib
-import json
 import logging
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from bioquant import (
     attempts,
+    capacity,
     datasets,
     measure,
     models,
@@ -30,7 +28,8 @@ from bioquant.config import RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import Limits, sha256
 from bioquant.engine.transformers import TransformersModel
-from bioquant.errors import DiskFullError, is_disk_full
+from bioquant.errors import OutOfMemoryError
+from bioquant.files import logged, write_config, write_json
 from bioquant.journal import journal, write_predictions
 from bioquant.measure import energy, latency
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
@@ -49,6 +48,8 @@ from bioquant.records import (
     Score,
 )
 from bioquant.tasks import kind_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +104,11 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
 
 
 def load(config: RunConfig) -> Loaded:
-    """Plan → load: the quantized model, with the proof that it is one. Raises ModelError, QuantError."""
+    """Plan → load: the quantized model, and proof that it is one. Raises DoesNotFitError, ModelError, QuantError."""
     device = models.resolve_device(config.engine.device)
     meter = MemoryMeter(device)
     meter.reset()
+    capacity.check(config, device)
     loaded = models.load(config.model, config.quant, config.engine.device)
     graphs = loaded.device.startswith("cuda") and quantization.steps_can_be_graphs(config.quant)
     model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length, graphs=graphs)
@@ -127,13 +129,13 @@ def run_cell(
     """
     write_config(cell.config, folder)
     cell = fit(cell, loaded.model)
-    latency_found = probe(cell, loaded.model)
+    alone, batched = probe(cell, loaded.model)
     meter = MemoryMeter(loaded.model.device)
     meter.reset()
     with energy.meter(loaded.model.device) as joules:
         predictions = evaluate(cell, loaded.model, folder, earlier, watch)
     peak, joules = (MemoryPeak(), energy.Joules()) if earlier else (meter.peak(), joules)
-    footprint = footprint_of(loaded, predictions, peak, joules, latency_found)
+    footprint = footprint_of(loaded, predictions, peak, joules, alone, batched)
     write_predictions(folder, predictions)
     result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
     write_json(folder / "scores.json", asdict(result))
@@ -162,7 +164,12 @@ def room(config: RunConfig) -> int:
 
 
 def footprint_of(
-    loaded: Loaded, predictions: Sequence[Prediction], peak: MemoryPeak, joules: energy.Joules, found: Latency | None
+    loaded: Loaded,
+    predictions: Sequence[Prediction],
+    peak: MemoryPeak,
+    joules: energy.Joules,
+    alone: Latency | None,
+    batched: Latency | None,
 ) -> Footprint:
     """Bring together what the meters read. Pure."""
     return Footprint(
@@ -175,7 +182,8 @@ def footprint_of(
         peak_device_mib=peak.device_mib,
         other_processes=peak.other_processes,
         joules_per_example=None if joules.total is None else joules.total / len(predictions),
-        latency=found,
+        latency=alone,
+        latency_batched=batched,
         **measure.throughput(predictions),
     )
 
@@ -315,17 +323,30 @@ def score(cell: RunPlan, predictions: Sequence[Prediction], folder: Path) -> lis
     return kind.score(rows, answers, config.task, resamples=config.measure.bootstrap_resamples, seed=config.seed)
 
 
-def probe(cell: RunPlan, model: LanguageModel) -> Latency | None:
-    """Latency at batch 1, apart from the evaluation, on the same prompts."""
+def probe(cell: RunPlan, model: LanguageModel) -> tuple[Latency | None, Latency | None]:
+    """Latency at batch 1 and at a second batch size, apart from the evaluation, on the same prompts.
+
+    None for what is not asked for, and for a second batch size that the device has not the memory for.
+    """
     measured = cell.config.measure
-    prompted = [example.messages for example in cell.examples]
-    return latency.probe(
+    if not measured.latency_examples:
+        return None, None
+    timed = partial(
+        latency.probe,
         model,
-        prompted,
+        [example.messages for example in cell.examples],
         settings(cell.config),
         num_examples=measured.latency_examples,
         num_warmup=measured.latency_warmup,
     )
+    alone = timed(batch_size=1)
+    if not measured.latency_batch_size:
+        return alone, None
+    try:
+        return alone, timed(batch_size=measured.latency_batch_size)
+    except OutOfMemoryError as error:
+        log.warning("no latency at batch %d: %s", measured.latency_batch_size, error)
+        return alone, None
 
 
 def summary(
@@ -353,36 +374,3 @@ def summary(
         input_ids_sha256=asked.hexdigest(),
         trivial=trivial,
     )
-
-
-def write_config(config: RunConfig, folder: Path) -> None:
-    """The whole composed configuration, as it is logged."""
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
-
-
-def write_json(path: Path, value: object) -> None:
-    """One readable JSON file, there as a whole or not at all."""
-    copy = path.with_suffix(".copy")
-    copy.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    copy.replace(path)
-
-
-@contextmanager
-def logged(folder: Path) -> Generator[None]:
-    """Send log lines, and the traceback of whatever fails, to `run.log` in the cell's folder. Raises DiskFullError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    except BaseException as error:
-        logging.getLogger("bioquant").exception("the cell failed")
-        if is_disk_full(error):
-            raise DiskFullError.at(getattr(error, "filename", None) or folder) from error
-        raise
-    finally:
-        root.removeHandler(handler)
-        handler.close()

@@ -27,6 +27,7 @@ def check(config: RunConfig) -> None:
     for key, value in {
         "prompt.num_shots": config.prompt.num_shots,
         "measure.latency_examples": config.measure.latency_examples,
+        "measure.latency_batch_size": config.measure.latency_batch_size,
     }.items():
         if value < 0:
             raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")

@@ -34,7 +34,7 @@ class TokenTimes:
     """One prompt of a group that was answered together, timed from before tokenizing.
 
     token_s: seconds until each output token was known, in order, the end token included.
-    total_s: seconds until the text was decoded.
+    total_s: seconds until the last of them was and the text was decoded.
     """
 
     num_prompt_tokens: int

@@ -19,7 +19,7 @@ from bioquant.engine.keyvalues import KeyValues
 from bioquant.engine.packed import PackedModel, Prompt
 from bioquant.engine.sampling import Greedy, SeededSampler, row_seed
 from bioquant.engine.tokens import PromptTokenizer
-from bioquant.errors import ConfigError
+from bioquant.errors import ConfigError, OutOfMemoryError
 from bioquant.records import Generation, Message
 
 
@@ -169,11 +169,15 @@ class TransformersModel:
         groups = chunks(prompts, settings.limits.rows)
         width = row_width(max(map(len, ids)) + settings.max_new_tokens)
         self._decoder = Decoder(self._model, (), settings.limits.rows * width, graphs=self._graphs)
-        for group in islice(cycle(groups), num_warmup):
-            self._timed_group(group, width, settings)
-        times = [times for group in groups for times in self._timed_group(group, width, settings)]
-        self._release()
-        return times
+        try:
+            for group in islice(cycle(groups), num_warmup):
+                self._timed_group(group, width, settings)
+                self._decoder.stepper(len(group)).capture()  # a short answer has not come to it
+            return [times for group in groups for times in self._timed_group(group, width, settings)]
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(f"out of memory on {self.device} with {settings.limits.rows} requests") from error
+        finally:
+            self._release()
 
     def _check_lengths(self, lengths: Sequence[int], max_new_tokens: int) -> None:
         limit = self._context_length - max_new_tokens
@@ -272,13 +276,15 @@ class TransformersModel:
             leave=False,
         )
         answers = {row.request.index: row.answer for row in rows}
-        for answer in answers.values():
-            self._tokenizer.decode(answer)
-        total = self._clock() - start
-        return [
-            TokenTimes(num_prompt_tokens=len(prompt), token_s=tuple(arrivals[: len(answers[index])]), total_s=total)
-            for index, prompt in enumerate(ids)
-        ]
+        return [self._times(len(prompt), arrivals, answers[index]) for index, prompt in enumerate(ids)]
+
+    def _times(self, num_prompt_tokens: int, arrivals: Sequence[float], answer: Sequence[int]) -> TokenTimes:
+        """The clock of one row: decoding its text is the last thing a request waits for."""
+        start = time.perf_counter()
+        self._tokenizer.decode(answer)
+        decoding = time.perf_counter() - start
+        token_s = tuple(arrivals[: len(answer)])
+        return TokenTimes(num_prompt_tokens=num_prompt_tokens, token_s=token_s, total_s=token_s[-1] + decoding)
 
     def _shrink(self) -> None:
         self._is_short = True

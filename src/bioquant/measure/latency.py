@@ -1,4 +1,4 @@
-"""Speed: batch-1 latency from a probe of its own, throughput from the evaluation itself."""
+"""Speed: latency from a probe of its own, throughput from the evaluation itself."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -27,26 +27,29 @@ def probe(
     prompts: Sequence[Sequence[Message]],
     settings: GenerationSettings,
     *,
+    batch_size: int,
     num_examples: int,
     num_warmup: int,
-) -> Latency | None:
-    """Time the first `num_examples` prompts one at a time, from the start again where there are fewer.
+) -> Latency:
+    """Time the first `num_examples` prompts `batch_size` at a time, from the start again where there are fewer.
 
-    The `num_warmup` prompts before them are answered and not timed. None where `num_examples` is 0.
+    Whole groups are timed, so there may be a few more; `num_warmup` prompts at least are answered before and not timed.
+    Raises OutOfMemoryError.
     """
-    if num_examples == 0:
-        return None
-    alone = replace(settings, limits=replace(settings.limits, rows=1), num_samples=1)
-    return summarise(model.timed(list(islice(cycle(prompts), num_examples)), alone, num_warmup=num_warmup))
+    together = replace(settings, limits=replace(settings.limits, rows=batch_size), num_samples=1)
+    groups, warm_groups = (-(-number // batch_size) for number in (num_examples, num_warmup))
+    asked = list(islice(cycle(prompts), groups * batch_size))
+    return summarise(model.timed(asked, together, num_warmup=warm_groups), batch_size)
 
 
-def summarise(times: Sequence[TokenTimes]) -> Latency:
+def summarise(times: Sequence[TokenTimes], batch_size: int) -> Latency:
     """Time to first token, time per output token and whole examples, in milliseconds.
 
     Time per output token is (last - first) / (n - 1) of each example's n tokens, so the prompt's prefill is not in it.
     """
     rates = [(t.token_s[-1] - t.token_s[0]) / (len(t.token_s) - 1) for t in times if len(t.token_s) > 1]
     return Latency(
+        batch_size=batch_size,
         ttft_ms=percentiles_ms([t.token_s[0] for t in times]),
         tpot_ms=percentiles_ms(rates) if rates else None,
         example_ms=percentiles_ms([t.total_s for t in times]),

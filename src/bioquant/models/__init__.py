@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from bioquant import checkpoints, quantization
 from bioquant.checkpoints import is_cached
-from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
+from bioquant.config import ChatTemplate, Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
 from bioquant.models import gguf, proof, random
 from bioquant.records import QuantizationReport
@@ -93,7 +93,7 @@ def tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer alone. Raises ModelError."""
     with _quiet():
         folder = _prepare(model)
-        return random.tokenizer() if folder is None else _read_tokenizer(model, folder)
+        return _tokenizer(model, folder)
 
 
 def _prepare(model: ModelConfig) -> Path | None:
@@ -127,7 +127,7 @@ def _draw(model: ModelConfig, arguments: dict[str, Any]) -> Parts:
     drawn = random.weights(config, arguments["dtype"], arguments["device_map"][""])
     network, info = random.network_class(config).from_pretrained(None, config=config, state_dict=drawn, **arguments)
     _check_complete(model, info)
-    return network, random.tokenizer()
+    return network, _tokenizer(model, None)
 
 
 def _read(model: ModelConfig, folder: Path, arguments: dict[str, Any]) -> Parts:
@@ -137,7 +137,14 @@ def _read(model: ModelConfig, folder: Path, arguments: dict[str, Any]) -> Parts:
     with _unreadable(model, folder):
         network, info = loader.from_pretrained(folder, use_safetensors=True, trust_remote_code=remote_code, **arguments)
     _check_complete(model, info)
-    return network, _read_tokenizer(model, folder)
+    return network, _tokenizer(model, folder)
+
+
+def _tokenizer(model: ModelConfig, folder: Path | None) -> PreTrainedTokenizerBase:
+    tokenizer = random.tokenizer() if folder is None else _read_tokenizer(model, folder)
+    if model.chat_template is ChatTemplate.plain:
+        tokenizer.chat_template = None
+    return tokenizer
 
 
 def _read_tokenizer(model: ModelConfig, folder: Path) -> PreTrainedTokenizerBase:

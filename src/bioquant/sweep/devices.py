@@ -7,8 +7,9 @@ from typing import cast
 
 import pynvml
 
-from bioquant.config import Device, LauncherConfig, RunConfig
+from bioquant.config import Device, RunConfig
 from bioquant.errors import ConfigError
+from bioquant.launching import LauncherConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bioquant.config import Device, LauncherConfig
+from bioquant.config import Device
 from bioquant.errors import ConfigError
+from bioquant.launching import LauncherConfig
 from bioquant.places import project_root
 from bioquant.records import Outcome
 from bioquant.sweep.desk import Hire

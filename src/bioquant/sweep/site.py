@@ -7,7 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from bioquant.config import Device, LauncherConfig
+from bioquant.config import Device
+from bioquant.launching import LauncherConfig
 from bioquant.sweep import devices
 from bioquant.sweep.desk import Hire
 from bioquant.sweep.devices import Gpu, Slot

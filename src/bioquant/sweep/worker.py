@@ -23,6 +23,7 @@ from bioquant import run, tracking
 from bioquant.compose import from_mapping
 from bioquant.config import ModelConfig, QuantConfig, RunConfig
 from bioquant.errors import BioquantError
+from bioquant.files import logged
 from bioquant.plan import RunPlan
 from bioquant.progress import Watch
 from bioquant.records import Dataset, RunResult
@@ -72,7 +73,7 @@ class Session:
         """Run one cell and log it; the parent sets the run's status from what comes back."""
         folder = Path(request["folder"])
         try:
-            with run.logged(folder):
+            with logged(folder):
                 result = self._result(from_mapping(request["config"]), folder, request["run_id"])
         except KeyboardInterrupt:
             return {"stopped": True}

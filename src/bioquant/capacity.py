@@ -1,0 +1,125 @@
+"""What fits a device: the largest batch, whether a model fits and what would instead, and the batch of a sweep."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bioquant import compose, memory, quantization
+from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod, RunConfig, WeightFormat
+from bioquant.engine.batching import Limits
+from bioquant.errors import DoesNotFitError, ModelError, QuantError
+from bioquant.measure import available
+from bioquant.memory import Anatomy, BatchShape
+from bioquant.plan import BASELINE
+
+GIB = 2**30
+
+MOST_ROWS = {Device.cuda: 128, Device.cpu: 16}
+"""Rows beyond which a batch gains little: on a CPU a product of 16 rows is bound by arithmetic already."""
+
+MARGIN = 0.95
+"""Of a device's memory, what a batch is planned for: a prediction is meant to be within 5 % of what is measured."""
+
+SMALLEST = BatchShape(rows=1, shared=0, prompt=64, width=64, prefill_tokens=64)
+"""A batch that asks for hardly more than the weights."""
+
+PRECISIONS = (
+    BASELINE,
+    QuantConfig(name="bnb_int8", method=QuantMethod.bnb_int8, weight_format=WeightFormat.int8, bits=8),
+    QuantConfig(name="bnb_nf4", method=QuantMethod.bnb_4bit, weight_format=WeightFormat.nf4, bits=4),
+    QuantConfig(
+        name="bnb_nf4_dq", method=QuantMethod.bnb_4bit, weight_format=WeightFormat.nf4, bits=4, double_quant=True
+    ),
+)
+"""From the most to the least memory."""
+
+
+def decide_batch(model: ModelConfig, row: BatchShape, device: Device, available_bytes: int) -> Limits:
+    """The batch of a model's cells on a device, the same whatever their quant, since batch size changes scores.
+
+    Planned for the baseline where one row of it fits the device, else for 8 bits, else for 4: whatever needs less
+    memory has room for the same. Rows at the longest width are rounded down to a power of two, so that a prediction
+    that comes out a little different does not change the batch; shorter rows may be more, up to `MOST_ROWS`.
+
+    row: the longest row of the cell; its `rows` is not looked at. available_bytes: of the device, or the policy's.
+    Raises ModelError where nothing here knows the architecture. Pure but for that.
+    """
+    shape = memory.anatomy(model)
+    fitting = (quant for quant in PRECISIONS if largest_batch(shape, quant, row, device, available_bytes))
+    quant = next(fitting, PRECISIONS[-1])
+    most = max(1, largest_batch(shape, quant, row, device, int(MARGIN * available_bytes)))
+    tokens = 2 ** (most.bit_length() - 1) * row.width
+    return Limits(rows=MOST_ROWS[device], tokens=tokens, prefill_tokens=row.prefill_tokens)
+
+
+def largest_batch(shape: Anatomy, quant: QuantConfig, row: BatchShape, device: Device, available_bytes: int) -> int:
+    """The most rows, up to `MOST_ROWS`, that are predicted to fit; 0 where not even one does. Pure."""
+
+    def peak(rows: int) -> int:
+        return memory.predict_shape(shape, quant, replace(row, rows=rows), device).peak_device
+
+    return bisect_right(range(1, MOST_ROWS[device] + 1), available_bytes, key=peak)
+
+
+def check(config: RunConfig, place: str) -> None:
+    """Refuse a model that cannot fit the device however short the prompts: before minutes are spent on loading it.
+
+    place: a torch device. Raises DoesNotFitError. Says nothing where the architecture is not known before loading.
+    """
+    device = Device(place.partition(":")[0])
+    try:
+        needed = demand(config.model, config.quant, device)
+    except ModelError:
+        return
+    room = available.free_bytes(place) + memory.base(device)
+    if needed > room and not config.plan.force:
+        raise DoesNotFitError(
+            f"model '{config.model.name}' with quant '{config.quant.name}' needs {gib(needed)}, but {place} has "
+            f"{gib(room)}: {_instead(config, device, room)} plan.force=true loads it all the same."
+        )
+
+
+def demand(model: ModelConfig, quant: QuantConfig, device: Device) -> int:
+    """What the model takes of the device for one short prompt, in bytes. Raises ModelError."""
+    return memory.predict(model, quant, SMALLEST, device).peak_device
+
+
+def gib(number: int) -> str:
+    """Bytes as a figure to read: 5.5 GiB."""
+    return f"{number / GIB:.1f} GiB"
+
+
+def _instead(config: RunConfig, device: Device, room: int) -> str:
+    """The nearest recipe and the nearest model that fit, as overrides."""
+    nearest = [_fit(f"quant={quant.name}", config.model, quant, device) for quant in _recipes(config.model, device)]
+    recipe = max((fit for fit in nearest if fit[0] <= room), default=None)
+    models = [_fit(f"model={model.name}", model, config.quant, device) for model in _models(config.model)]
+    model = next((fit for fit in models if fit[0] <= room), None)
+    found = [f"{override} ({gib(needed)})" for needed, override in filter(None, (recipe, model))]
+    return f"choose {' or '.join(found)}." if found else "no recipe and no model here is small enough."
+
+
+def _fit(override: str, model: ModelConfig, quant: QuantConfig, device: Device) -> tuple[int, str]:
+    return demand(model, quant, device), override
+
+
+def _recipes(model: ModelConfig, device: Device) -> Iterator[QuantConfig]:
+    """Those that can run this model on the device."""
+    recipes: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
+    for quant in recipes.values():
+        try:
+            quantization.check(quant, model, device, None)
+        except QuantError:
+            continue
+        yield quant
+
+
+def _models(model: ModelConfig) -> list[ModelConfig]:
+    """Those that state their architecture, by likeness: of the same family, of the same domain, the largest."""
+    models: dict[str, ModelConfig] = compose.options("model", ModelConfig)
+    known = [other for other in models.values() if other.architecture and other.source is not ModelSource.random]
+
+    def likeness(other: ModelConfig) -> tuple[bool, bool, int]:
+        return other.family == model.family, other.domain is model.domain, other.num_parameters or 0
+
+    return sorted(known, key=likeness, reverse=True)

@@ -1,0 +1,139 @@
+"""How long a cell's prompts are in a model's tokens, before the model or even its tokenizer is on this machine."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from os.path import commonprefix
+
+from bioquant import checkpoints, models, run
+from bioquant.config import ModelConfig, ModelSource, RunConfig
+from bioquant.engine.batching import FEWEST_SHARED, shareable
+from bioquant.engine.tokens import PromptTokenizer
+from bioquant.errors import DataError
+from bioquant.records import Dataset, Message
+
+MOST_READ = 1000
+"""Prompts that are looked at: all of a smaller split, else a seeded sample."""
+
+MOST_COUNTED = 100
+"""Of these the longest, whose tokens are counted one by one."""
+
+CHARACTERS_PER_TOKEN = 3.5
+"""Where no tokenizer is here. SmolLM2's has 3.5 to 4.8 on the benchmark tasks: an estimate is rather too long."""
+
+TEMPLATE_TOKENS = 40
+"""What a chat template adds to an estimate."""
+
+
+class Source(StrEnum):
+    """Where lengths come from: the model's tokenizer, its number of characters, or nothing at all."""
+
+    counted = "counted"
+    estimated = "estimated"
+    assumed = "assumed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """The prompts of a cell, in tokens.
+
+    num_examples: None where the task's files are not here. shared: tokens that all prompts begin with. longest, mean:
+    of what is a prompt's own. characters: of all prompts together.
+    """
+
+    num_examples: int | None
+    shared: int
+    longest: int
+    mean: float
+    characters: int
+    source: Source
+
+
+ASSUMED = Lengths(num_examples=None, shared=512, longest=512, mean=512.0, characters=0, source=Source.assumed)
+"""Prompts of 1,024 tokens, half of them shared, where the task's files are not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The prompts of a cell, whatever the model: `read` of its `num_examples` prompts."""
+
+    num_examples: int
+    read: tuple[tuple[Message, ...], ...]
+
+
+class Reader:
+    """Lengths of many cells: each task's files are read once, each prompt is written once."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, Dataset | None] = {}
+        self._texts: dict[str, Texts] = {}
+        self._tokenizers: dict[str, PromptTokenizer] = {}
+        self._lengths: dict[str, Lengths] = {}
+
+    def lengths(self, config: RunConfig) -> Lengths:
+        """The cell's. Raises ConfigError where the task and the prompting method do not go together."""
+        system_prompt, room = config.model.system_prompt, run.room(config)
+        asked = repr((config.task, config.prompt, config.data, config.limit, config.seed, system_prompt))
+        key = repr((asked, _vocabulary(config.model), room))
+        if key not in self._lengths:
+            dataset = self._dataset(config)
+            if dataset is not None and asked not in self._texts:
+                self._texts[asked] = _texts(config, dataset)
+            known = self._texts.get(asked)
+            self._lengths[key] = ASSUMED if known is None else measure(known, self._tokenizer(config.model), room)
+        return self._lengths[key]
+
+    def _dataset(self, config: RunConfig) -> Dataset | None:
+        """None where the task's files are not here."""
+        key = repr((config.task, config.data))
+        if key not in self._datasets:
+            try:
+                self._datasets[key] = run.read(config)
+            except DataError:
+                self._datasets[key] = None
+        return self._datasets[key]
+
+    def _tokenizer(self, model: ModelConfig) -> PromptTokenizer | None:
+        """None where it is not here: reading a plan must not download."""
+        key = _vocabulary(model)
+        if key and key not in self._tokenizers:
+            self._tokenizers[key] = PromptTokenizer(models.tokenizer(model), None)
+        return self._tokenizers.get(key)
+
+
+def measure(texts: Texts, tokenizer: PromptTokenizer | None, room: int) -> Lengths:
+    """The lengths of these prompts; one that is longer than there is room for counts as shortened."""
+    written = ["".join(message.content for message in prompt) for prompt in texts.read]
+    characters = sum(map(len, written)) * texts.num_examples // len(written)
+    if tokenizer is None:
+        ratio = 1 / CHARACTERS_PER_TOKEN
+        found = int(len(commonprefix(written)) * ratio) if len(written) > 1 else 0
+        shared = found if found >= FEWEST_SHARED else 0
+        longest = int(max(map(len, written)) * ratio) + TEMPLATE_TOKENS
+    else:
+        longest_first = sorted(zip(map(len, written), texts.read, strict=True), key=lambda text: -text[0])[
+            :MOST_COUNTED
+        ]
+        counted = [tokenizer.encode(tokenizer.text(prompt)) for _, prompt in longest_first]
+        ratio = sum(map(len, counted)) / sum(length for length, _ in longest_first)
+        shared = shareable(counted)
+        longest = max(map(len, counted))
+    return Lengths(
+        num_examples=texts.num_examples,
+        shared=shared,
+        longest=max(1, min(longest, room) - shared),
+        mean=max(1.0, min(characters / texts.num_examples * ratio, room) - shared),
+        characters=characters,
+        source=Source.estimated if tokenizer is None else Source.counted,
+    )
+
+
+def _texts(config: RunConfig, dataset: Dataset) -> Texts:
+    number = len(dataset.test) if config.limit is None else min(config.limit, len(dataset.test))
+    cell = run.prepare(replace(config, limit=min(number, MOST_READ)), dataset)
+    return Texts(number, tuple(example.messages for example in cell.examples))
+
+
+def _vocabulary(model: ModelConfig) -> str:
+    """What tells apart the models whose tokens can be counted here; empty for all others."""
+    here = model.source is ModelSource.random or checkpoints.is_cached(model)
+    return repr((model.source, model.id, model.revision, model.chat_template)) if here else ""

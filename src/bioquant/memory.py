@@ -1,0 +1,336 @@
+"""Memory predicted before anything is loaded: weights to the byte, keys and values, and the workspace of a pass.
+
+The architecture is built on torch's meta device, where a tensor has a shape and no memory. Every term is a function of
+its own whose docstring is its formula. The weights dominate and are exact; the workspace is an upper bound on what is
+alive at once inside one decoder layer, which is what remains while layer after layer is computed without gradients.
+
+Symbols: T tokens of a pass, R rows, P shared tokens, W width of a row, b bytes of the model's dtype; h, i, H, K, d, V:
+hidden size, intermediate size, heads, key-value heads, head dimension, vocabulary.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from math import ceil
+from typing import assert_never
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from bioquant import checkpoints
+from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod
+from bioquant.models import random
+from bioquant.quantization import steps_can_be_graphs
+from bioquant.records import MemoryPrediction
+
+MIB = 2**20
+
+CUDA_CONTEXT = 500 * MIB
+"""What the driver, CUDA's context and the libraries' own workspaces take of a GPU. An assumption: not measured yet."""
+
+PROCESS = 700 * MIB
+"""Resident memory of a process that has run a cell on a CPU, without its model: measured 650 to 690 MiB (Linux)."""
+
+FLOAT32 = 4
+INT32 = 4
+BLOCK = 64
+"""Weights that share a scale in bitsandbytes' 4-bit formats (bitsandbytes, `Params4bit`)."""
+NESTED_BLOCK = 256
+"""Scales that share a second scale under double quantization (Dettmers et al. 2023, arXiv:2305.14314)."""
+GROUP = 128
+"""Weights that share a scale in quanto's int4, where a row is a multiple of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLayer:
+    """A linear layer by its full name; tied where its weight is the embedding's too."""
+
+    name: str
+    out_features: int
+    in_features: int
+    tied: bool
+
+    @property
+    def size(self) -> int:
+        """Weights, without a bias."""
+        return self.out_features * self.in_features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """What of an architecture decides its memory.
+
+    unquantized: bytes of all parameters in the model's dtype, tied ones once, and of all buffers.
+    fused: gate and up projection are one layer. softcap: attention scores are capped, which no fused kernel does.
+    """
+
+    unquantized: int
+    itemsize: int
+    linears: tuple[LinearLayer, ...]
+    num_parameters: int
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    fused: bool
+    softcap: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchShape:
+    """What rides together, in tokens.
+
+    rows: samples that decode at once. shared: tokens that all prompts begin with, held once. prompt: of the longest
+    prompt beyond those. width: places that each row has for its own tokens, prompt and answer. prefill_tokens: of
+    prompts that are read in one pass at most; a longer prompt is read in one pass all the same.
+    """
+
+    rows: int
+    shared: int
+    prompt: int
+    width: int
+    prefill_tokens: int
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of the largest pass that reads prompts."""
+        return max(self.shared, self.prompt, min(self.prefill_tokens, self.rows * self.prompt))
+
+
+def predict(model: ModelConfig, quant: QuantConfig, batch: BatchShape, device: Device) -> MemoryPrediction:
+    """What a model takes under a recipe while it answers such batches on a device (cpu or cuda).
+
+    Raises ModelError where nothing here knows the architecture.
+    """
+    return predict_shape(anatomy(model), quant, batch, device)
+
+
+def predict_shape(shape: Anatomy, quant: QuantConfig, batch: BatchShape, device: Device) -> MemoryPrediction:
+    """`predict` for an architecture that is known already. Pure."""
+    held, kept = weights(shape, quant), kv(shape, batch)
+    work = max(reading(shape, quant, batch), stepping(shape, quant, batch))
+    on_cpu = device is Device.cpu
+    allocated = held + kept + work + (base(device) if on_cpu else 0)
+    return MemoryPrediction(
+        weights=held,
+        kv_bytes_per_token=kv_bytes_per_token(shape),
+        kv=kept,
+        workspace=work,
+        peak_allocated=allocated,
+        peak_device=allocated if on_cpu else allocated + base(device) + graphs(shape, quant, batch),
+    )
+
+
+def base(device: Device) -> int:
+    """What is taken before there is a model."""
+    return PROCESS if device is Device.cpu else CUDA_CONTEXT
+
+
+# The weights, which are exact
+
+
+def weights(shape: Anatomy, quant: QuantConfig) -> int:
+    """All that stands in the model once it is loaded: what the recipe leaves alone, and what it makes of the rest."""
+    saved = (
+        layer.size * shape.itemsize - quantized_bytes(layer, quant, shape.itemsize)
+        for layer in quantized_layers(shape, quant)
+    )
+    return shape.unquantized - sum(saved)
+
+
+def quantized_layers(shape: Anatomy, quant: QuantConfig) -> tuple[LinearLayer, ...]:
+    """The linear layers whose weight the recipe replaces: not those that `skip_modules` names, by transformers' rule,
+    nor one that is tied, which the loader ties to the unquantized embedding again.
+    """
+    return () if quant.method is QuantMethod.none else _not_skipped(shape.linears, tuple(quant.skip_modules))
+
+
+@cache
+def _not_skipped(layers: tuple[LinearLayer, ...], skipped: tuple[str, ...]) -> tuple[LinearLayer, ...]:
+    return tuple(layer for layer in layers if not layer.tied and should_convert_module(layer.name, list(skipped)))
+
+
+def quantized_bytes(layer: LinearLayer, quant: QuantConfig, itemsize: int) -> int:
+    """A quantized weight with its quantization state, by method."""
+    match quant.method:
+        case QuantMethod.none:
+            return layer.size * itemsize
+        case QuantMethod.bnb_int8:
+            return bnb_int8_bytes(layer)
+        case QuantMethod.bnb_4bit:
+            return bnb_4bit_bytes(layer, double_quant=quant.double_quant)
+        case QuantMethod.quanto:
+            return quanto_bytes(layer, quant.bits, itemsize)
+        case _:
+            assert_never(quant.method)
+
+
+def bnb_int8_bytes(layer: LinearLayer) -> int:
+    """1 a weight, a float32 scale a row."""
+    return layer.size + layer.out_features * FLOAT32
+
+
+def bnb_4bit_bytes(layer: LinearLayer, *, double_quant: bool) -> int:
+    """1/2 a weight, a scale a block of 64, a table of 16 float32 values a layer.
+
+    A scale is a float32, or with double quantization 1 byte, with a float32 for each 256 scales, a table of 256 float32
+    values and an offset a layer.
+    """
+    blocks = ceil(layer.size / BLOCK)
+    nested = blocks + (ceil(blocks / NESTED_BLOCK) + 256 + 1) * FLOAT32
+    return ceil(layer.size / 2) + 16 * FLOAT32 + (nested if double_quant else blocks * FLOAT32)
+
+
+def quanto_bytes(layer: LinearLayer, bits: int, itemsize: int) -> int:
+    """bits/8 a weight, two unused float32 scales of activations a layer, and in the model's dtype a scale a row, or for
+    4 bits and fewer a scale and a shift a group.
+    """
+    scales = layer.out_features if bits == 8 else 2 * quanto_groups(layer)
+    return layer.size * bits // 8 + 2 * FLOAT32 + scales * itemsize
+
+
+def quanto_groups(layer: LinearLayer) -> int:
+    """Groups of 128 weights, else 96, 64, 32 or a whole row: the first that divides a row (quanto, `QModuleMixin`)."""
+    if layer.in_features <= GROUP:
+        return layer.out_features
+    size = next((size for size in range(GROUP, 0, -32) if layer.in_features % size == 0), layer.in_features)
+    return layer.size // size
+
+
+# Keys and values, which are exact
+
+
+def kv_bytes_per_token(shape: Anatomy) -> int:
+    """2 · layers · K · d · b: a key and a value a layer."""
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * shape.itemsize
+
+
+def kv(shape: Anatomy, batch: BatchShape) -> int:
+    """(P + R · W) tokens: what all prompts begin with once, and the rows' places, allocated for the largest batch."""
+    return kv_bytes_per_token(shape) * (batch.shared + batch.rows * batch.width)
+
+
+# The workspace, an estimate of what is alive at once
+
+
+def reading(shape: Anatomy, quant: QuantConfig, batch: BatchShape) -> int:
+    """A pass that reads prompts: T times a layer's activations, scores, what a linear layer needs, logits a row."""
+    tokens = batch.pass_tokens
+    return (
+        tokens * layer_bytes_per_token(shape)
+        + prompt_scores(shape, batch)
+        + linear_bytes(shape, quant, tokens)
+        + logits_bytes(shape, batch.rows)
+    )
+
+
+def stepping(shape: Anatomy, quant: QuantConfig, batch: BatchShape) -> int:
+    """A pass over one new token a row: R times a layer's activations, scores, what a linear layer needs, logits."""
+    return (
+        batch.rows * layer_bytes_per_token(shape)
+        + step_scores(shape, batch)
+        + linear_bytes(shape, quant, batch.rows)
+        + logits_bytes(shape, batch.rows)
+    )
+
+
+def graphs(shape: Anatomy, quant: QuantConfig, batch: BatchShape) -> int:
+    """A captured step keeps a pool of its own: about `stepping` again, where steps can be captured at all."""
+    return stepping(shape, quant, batch) if steps_can_be_graphs(quant) else 0
+
+
+def layer_bytes_per_token(shape: Anatomy) -> int:
+    """The larger of a layer's two stages, each beside the residual and the normalized hidden state (2h · b)."""
+    return max(attention_bytes_per_token(shape), mlp_bytes_per_token(shape))
+
+
+def attention_bytes_per_token(shape: Anatomy) -> int:
+    """(2h + Hd + 2Kd + 2Hd) · b + 3Hd · 4 + 2H · 4: the query, key and value, the outputs over own and shared tokens,
+    the three float32 copies in which these are joined, and their log-sum-exps.
+    """
+    query, pair = shape.num_heads * shape.head_dim, 2 * shape.num_kv_heads * shape.head_dim
+    return (2 * shape.hidden_size + 3 * query + pair) * shape.itemsize + (3 * query + 2 * shape.num_heads) * FLOAT32
+
+
+def mlp_bytes_per_token(shape: Anatomy) -> int:
+    """(2h + 3i) · b: activated gate, up projection and product; 4i where gate and up projection are one layer."""
+    return (2 * shape.hidden_size + (4 if shape.fused else 3) * shape.intermediate_size) * shape.itemsize
+
+
+def prompt_scores(shape: Anatomy, batch: BatchShape) -> int:
+    """0 under a fused kernel. With capped scores, which it has not: H · n · (8 + b) for the n query-key pairs of one
+    prompt, as float32 scores, their softmax, and its copy in the model's dtype.
+    """
+    if not shape.softcap:
+        return 0
+    pairs = max(batch.prompt * (batch.shared + batch.prompt), batch.shared**2)
+    return shape.num_heads * pairs * (2 * FLOAT32 + shape.itemsize)
+
+
+def step_scores(shape: Anatomy, batch: BatchShape) -> int:
+    """R · H · (P + W) · (8 + b): scores of every row over all places, in float32, their softmax, and its copy."""
+    return batch.rows * shape.num_heads * (batch.shared + batch.width) * (2 * FLOAT32 + shape.itemsize)
+
+
+def linear_bytes(shape: Anatomy, quant: QuantConfig, tokens: int) -> int:
+    """What the largest replaced linear layer needs beside its input and output, by method.
+
+    4 bits and quanto: the weight as it is dequantized, b a weight, and with double quantization its float32 scales.
+    LLM.int8(): per token the input in float16 and int8 (3 · in), the product in int32 and float16 (6 · out).
+    """
+    layers = quantized_layers(shape, quant)
+    if quant.method is QuantMethod.bnb_int8:
+        return tokens * max((3 * layer.in_features + 6 * layer.out_features for layer in layers), default=0)
+    largest = max((layer.size for layer in layers), default=0)
+    return largest * shape.itemsize + (ceil(largest / BLOCK) * FLOAT32 if quant.double_quant else 0)
+
+
+def logits_bytes(shape: Anatomy, rows: int) -> int:
+    """R · V · (2b + 4): logits of one place a row, gathered from several passes, and their float32 copy."""
+    return rows * shape.vocab_size * (2 * shape.itemsize + FLOAT32)
+
+
+# The architecture
+
+
+def anatomy(model: ModelConfig) -> Anatomy:
+    """Read off the architecture that `conf/model` states, else off the checkpoint's config.json. Raises ModelError."""
+    fields = model.architecture or checkpoints.configuration(model)
+    return _anatomy(model.name, json.dumps(fields, sort_keys=True), model.dtype)
+
+
+@cache
+def _anatomy(name: str, fields: str, dtype: Dtype) -> Anatomy:
+    config = random.shape(ModelConfig(name=name, architecture=json.loads(fields))).get_text_config()
+    network = random.empty(config, getattr(torch, dtype))
+    parameters = {id(value): value for value in network.parameters()}
+    linears = _linears(network)
+    return Anatomy(
+        unquantized=sum(value.nbytes for value in (*parameters.values(), *network.buffers())),
+        itemsize=getattr(torch, dtype).itemsize,
+        linears=linears,
+        num_parameters=sum(value.numel() for value in parameters.values()),
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        vocab_size=config.vocab_size,
+        fused=any(layer.out_features == 2 * config.intermediate_size for layer in linears),
+        softcap=getattr(config, "attn_logit_softcapping", None) is not None,
+    )
+
+
+def _linears(network: PreTrainedModel) -> tuple[LinearLayer, ...]:
+    embedding = network.get_input_embeddings()
+    return tuple(
+        LinearLayer(name, module.out_features, module.in_features, module.weight is embedding.weight)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+    )
