@@ -1,9 +1,9 @@
 """Predicted against measured memory on a GPU: `python benchmarks/memory.py`.
 
-Real shapes with random weights, two batches each: one prompt of 512 tokens alone, and 16 rows whose prompts share 1,024
-tokens and have 512 of their own; 32 tokens generated. Measured is the peak of torch's allocator since the batch began,
-and what the driver says is in use on the whole device (sampled every 20 ms). The small batch is measured once more after
-the large one: it must not inherit its peak.
+Real shapes with random weights, two batches each: one prompt of 512 tokens alone, and 16 rows whose prompts share
+1,024 tokens and have 512 of their own; 32 tokens generated. Measured is the peak of torch's allocator since the batch
+began, and what the driver says is in use on the whole device (sampled every 20 ms). The small batch is measured once
+more after the large one: it must not inherit its peak.
 """
 
 import argparse

@@ -306,13 +306,14 @@ class EngineConfig:
     """How text goes through the model. What rides together changes scores, so it is part of a cell's identity.
 
     batch_size: rows that decode together; a row is one sample of one prompt. prefill_tokens: of prompts that are read
-    in one forward pass.
+    in one forward pass. compile: fuse what stands between a layer's matrix products, by torch.compile.
     """
 
     name: str = MISSING
     device: Device = Device.auto
     batch_size: int = 8
     prefill_tokens: int = 8192
+    compile: bool = False
     scoring: Scoring = Scoring.generate
     max_new_tokens: int | None = None
 

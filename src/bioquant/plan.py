@@ -106,6 +106,7 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
             "name": config.engine.name,
             "batch_size": config.engine.batch_size,
             "prefill_tokens": config.engine.prefill_tokens,
+            "compile": config.engine.compile,
             "scoring": config.engine.scoring,
             "max_new_tokens": config.engine.max_new_tokens,
         },

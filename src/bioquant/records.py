@@ -220,6 +220,7 @@ class Footprint:
     device: str
     weights_mib: float
     load_s: float
+    compile_s: float | None = None
     load_peak_mib: float | None = None
     peak_allocated_mib: float | None = None
     peak_reserved_mib: float | None = None

@@ -59,6 +59,7 @@ class Loaded:
     model: LanguageModel
     report: QuantizationReport
     load_s: float
+    compile_s: float | None
     load_peak_mib: float | None
 
 
@@ -110,9 +111,24 @@ def load(config: RunConfig) -> Loaded:
     meter.reset()
     capacity.check(config, device)
     loaded = models.load(config.model, config.quant, config.engine.device)
-    graphs = loaded.device.startswith("cuda") and quantization.steps_can_be_graphs(config.quant)
-    model = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, config.model.context_length, graphs=graphs)
-    return Loaded(model, loaded.report, loaded.load_s, meter.peak().allocated_mib)
+    model, compile_s = ready(loaded, config)
+    return Loaded(model, loaded.report, loaded.load_s, compile_s, meter.peak().allocated_mib)
+
+
+def ready(loaded: models.LoadedModel, config: RunConfig) -> tuple[LanguageModel, float | None]:
+    """The engine around a loaded model, checked, and the seconds that compiling took where it was asked for."""
+    steady = quantization.steps_can_be_graphs(config.quant)
+    compiled = config.engine.compile and steady
+    started = time.perf_counter()
+    model = TransformersModel(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.device,
+        config.model.context_length,
+        graphs=steady and loaded.device.startswith("cuda"),
+        compiled=compiled,
+    )
+    return model, time.perf_counter() - started if compiled else None
 
 
 def run_cell(
@@ -176,6 +192,7 @@ def footprint_of(
         device=loaded.model.device,
         weights_mib=loaded.report.bytes_after / 2**20,
         load_s=loaded.load_s,
+        compile_s=loaded.compile_s,
         load_peak_mib=loaded.load_peak_mib,
         peak_allocated_mib=peak.allocated_mib,
         peak_reserved_mib=peak.reserved_mib,

@@ -293,5 +293,11 @@ class StepPass:
         return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, float("-inf"))
 
 
-Pass = SharedPass | PromptPass | StepPass
-"""What a forward pass is about; goes through the model to its attention layers under the name `attending`."""
+@dataclass(frozen=True, slots=True)
+class Attending:
+    """What a forward pass is about; goes through the model to its attention layers under this name.
+
+    One type for all: a compiled layer is compiled anew for each type that it is given.
+    """
+
+    work: SharedPass | PromptPass | StepPass

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from bioquant.engine.attention import Form, Pass, PromptPass, Segments, SharedPass, StepPass
+from bioquant.engine.attention import Attending, Form, PromptPass, Segments, SharedPass, StepPass
 from bioquant.engine.keyvalues import KeyValues, Places
 from bioquant.errors import ModelError
 
@@ -32,7 +32,7 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    attending: Pass | None = None,
+    attending: Attending | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -43,7 +43,7 @@ def _attention(
     if attending is None or attention_mask is not None or asked:
         raise NotImplementedError(f"its layers ask for an attention of their own ({', '.join(asked) or 'a mask'})")
     form = Form(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
-    return attending.attend(module.layer_idx, query[0], key[0], value[0], form)[None], None
+    return attending.work.attend(module.layer_idx, query[0], key[0], value[0], form)[None], None
 
 
 AttentionInterface.register(NAME, torch.compiler.disable(_attention))
@@ -60,10 +60,13 @@ class Prompt:
 class PackedModel:
     """A causal language model, in evaluation mode on `device`, under our attention.
 
+    compiled: what stands between a layer's matrix products becomes a few kernels of its own, by torch.compile. One
+    compilation serves all layers and numbers of tokens, another one single tokens.
+
     Raises ModelError where the architecture does not take another attention, or gives other logits under it.
     """
 
-    def __init__(self, model: Any, device: str) -> None:
+    def __init__(self, model: Any, device: str, *, compiled: bool = False) -> None:
         self.device = device
         self._model = model
         expected = self._own_logits(_check_ids(model))
@@ -71,6 +74,9 @@ class PackedModel:
         config = model.config.get_text_config()
         if config._attn_implementation != NAME or not set(getattr(config, "layer_types", None) or ()) <= LAYER_TYPES:
             raise _unsupported(model, "its attention cannot be replaced")
+        if compiled:
+            for layer in (module for module in model.modules() if type(module).__name__ in model._no_split_modules):
+                layer.compile(dynamic=True)
         try:
             found = self._checked_logits(_check_ids(model))
         except NotImplementedError as error:
@@ -91,8 +97,8 @@ class PackedModel:
         columns = torch.cat([torch.arange(len(prompt.ids), device=self.device) for prompt in prompts])
         ids = self._tensor(list(chain.from_iterable(prompt.ids for prompt in prompts)))
         last = [end - back for end in segments.offsets[1:] for back in range(num_logits, 0, -1)]
-        attending = PromptPass(keys, segments, self._places(prompts, columns))
-        logits = self._logits(ids, columns + keys.num_shared, self._tensor(last), attending)
+        work = PromptPass(keys, segments, self._places(prompts, columns))
+        logits = self._logits(ids, columns + keys.num_shared, self._tensor(last), work)
         return logits.unflatten(0, (len(prompts), num_logits))
 
     def _places(self, prompts: Sequence[Prompt], columns: torch.Tensor) -> Places | None:
@@ -104,14 +110,20 @@ class PackedModel:
         """One more token a row: ids and lengths are (rows); logits (rows, vocab) in the model's dtype."""
         return self._logits(ids, lengths + keys.num_shared, 0, StepPass(keys, lengths))
 
-    def _logits(self, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor | int, attending: Pass) -> Any:
+    def _logits(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        keep: torch.Tensor | int,
+        work: SharedPass | PromptPass | StepPass,
+    ) -> Any:
         """keep: the places whose logits are wanted; 0 is all."""
         return self._model(
             input_ids=ids[None],
             position_ids=positions[None],
             logits_to_keep=keep,
             use_cache=False,
-            attending=attending,
+            attending=Attending(work),
         ).logits[0]
 
     def _segments(self, rows: Sequence[Sequence[int]]) -> Segments:

@@ -77,6 +77,7 @@ class TransformersModel:
     model: a transformers model in evaluation mode and on `device`. Nothing of its own generation settings is used.
     context_length: prompt and answer together, in tokens.
     graphs: whether its steps can be CUDA graphs: not on a CPU, and not where a kernel waits for the host.
+    compiled: see `PackedModel`.
     """
 
     def __init__(
@@ -87,18 +88,26 @@ class TransformersModel:
         context_length: int,
         *,
         graphs: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.device = device
-        self._model = PackedModel(model, device)
+        self._model = PackedModel(model, device, compiled=compiled)
         self._tokenizer = PromptTokenizer(tokenizer, model.generation_config.eos_token_id)
         self._context_length = context_length
         self._graphs = graphs
         self._decoder: Decoder | None = None
         self._is_short = False
+        self._encoded: dict[tuple[Message, ...], list[int]] = {}
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's token ids, up to where the model's answer begins."""
-        return self._tokenizer.encode(self._tokenizer.text(messages))
+        """The prompt's token ids, up to where the model's answer begins.
+
+        Kept, since a cell's prompts are asked for by each of its stages: a millisecond each is as much as a GPU takes.
+        """
+        key = tuple(messages)
+        if key not in self._encoded:
+            self._encoded[key] = self._tokenizer.encode(self._tokenizer.text(messages))
+        return self._encoded[key]
 
     def generate(
         self,
