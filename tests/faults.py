@@ -28,7 +28,7 @@ if "bioquant.sweep.worker" in sys.orig_argv or os.environ.get("FAULTS_EVERYWHERE
     def due():
         """The fault of this cell, unless it has already happened as often as it shall."""
         for part, (kind, after, times) in faults.items():
-            if part in now["cell"] and now["written"] >= after:
+            if now["cell"].endswith(part) and now["written"] >= after:
                 happened = HERE / part.replace(" ", "_")
                 count = len(happened.read_bytes()) if happened.exists() else 0
                 if count < times:
@@ -67,7 +67,7 @@ if "bioquant.sweep.worker" in sys.orig_argv or os.environ.get("FAULTS_EVERYWHERE
             yield written
 
     def out_of_memory(self, *rest):
-        if any(part in now["cell"] and kind == "oom" for part, (kind, _, _) in faults.items()):
+        if any(now["cell"].endswith(part) and kind == "oom" for part, (kind, _, _) in faults.items()):
             raise torch.OutOfMemoryError("injected")
         return read(self, *rest)
 
@@ -78,7 +78,7 @@ if "bioquant.sweep.worker" in sys.orig_argv or os.environ.get("FAULTS_EVERYWHERE
 def inject(folder: Path, faults: Mapping[str, tuple[str, int, int]]) -> dict[str, str]:
     """The environment in which a sweep's workers have faults.
 
-    faults: a part of a cell's name -> what happens in it (exception, exit, abort, kill, segfault, oom), after how many
+    faults: the end of a cell's name -> what happens in it (exception, exit, abort, kill, segfault, oom), after how many
     examples are journaled, and how often. An oom happens always, before the first.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Kill -9 at random moments: a resumed run gives what an undisturbed one gives, to the byte, and leaves nothing open."""
+"""Kill -9 at random moments: a resumed run gives what an undisturbed one does, to the byte, and leaves nothing open."""
 
 import os
 import signal

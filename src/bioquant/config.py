@@ -113,8 +113,7 @@ class RequiresConfig:
     """What a recipe needs; a sweep leaves out the cells that do not have it. null is no limit.
 
     compute_capability: the least of a CUDA device, as NVIDIA counts (8.0: Ampere, 8.9: Ada, 9.0: Hopper).
-    calibrated: a checkpoint that lists the recipe's method in `model.calibrated`.
-    min_parameters, max_parameters: of the model.
+    calibrated: a checkpoint that lists the recipe's method in `model.calibrated`. min_, max_parameters: of the model.
     """
 
     devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
