@@ -94,6 +94,8 @@ class Figures:
 def ours(loaded: models.LoadedModel, prompts: Sequence[Prompt], *, compiled: bool) -> Figures:
     """ready_s: making the engine, its check and, where it is asked for, compiling."""
     settings = GenerationSettings(max_new_tokens=NEW_TOKENS, limits=Limits(rows=REQUESTS))
+    network: Any = loaded.model
+    network.set_attn_implementation("sdpa")
     start = time.perf_counter()
     engine = TransformersModel(loaded.model, loaded.tokenizer, loaded.device, 8192, graphs=True, compiled=compiled)
     ready_s = time.perf_counter() - start

@@ -24,7 +24,9 @@ FLOORS = [
     {"memory"},
     {"capacity"},
     {"run"},
-    {"sweep", "inspection"},
+    {"sweep", "inspection", "lengths"},
+    {"costs"},
+    {"forecast"},
     {"verbs"},
     {"cli"},
 ]

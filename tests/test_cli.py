@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -52,6 +53,27 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(bioquant: Command) -> None:
     assert result.stderr == (
         "error: key 'limt' is not known; did you mean 'limit'? See all keys with: bioquant run --cfg job\n"
     )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("verb", [["models"], ["tasks", "--json"]])
+def test_a_listing_that_nobody_reads_any_more_ends_without_a_word(verb: list[str], unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [Path(sys.executable).with_name("bioquant"), *verb]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=env, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_another_pipe_that_breaks_is_not_taken_for_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("bioquant.verbs.models.main", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["models"])
 
 
 def test_models_lists_what_can_be_chosen(bioquant: Command) -> None:

@@ -55,6 +55,12 @@ def test_a_configuration_survives_the_way_to_a_worker() -> None:
     assert ours.from_mapping(ours.to_mapping(config)) == config
 
 
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra makes a job's folder before the job can find a mistake: not in the repository's own multirun/."""
+    monkeypatch.setenv("BIOQUANT_ROOT", str(tmp_path))
+
+
 SEE = "See all keys with: bioquant run --cfg job"
 MISTAKES = [
     (
@@ -146,3 +152,55 @@ def test_known_keys_cover_the_schema() -> None:
     keys = set(ours.known_keys())
     assert {"limit", "model.dtype", "quant.compute_dtype", "task.test.paths", "engine.batch_size"} <= keys
     assert OmegaConf.structured(RunConfig).keys() <= keys
+
+
+def axes(config: RunConfig) -> tuple[str, ...]:
+    return config.model.name, config.quant.name, config.task.name, str(config.limit), str(config.seed)
+
+
+SWEEPS = [
+    ["model=tiny_random,smollm2_135m", "quant=none,bnb_nf4", "task=demo_qa,demo_re", "limit=3"],
+    ["model=tiny_random", "model.dtype=float16,bfloat16", "seed=range(1,4)"],
+    ["task=glob(demo_*)", "engine.batch_size=1,2", "engine.max_new_tokens=3,4"],
+    ["experiment=quickstart", "quant=none"],
+]
+
+
+@pytest.mark.parametrize("overrides", SWEEPS, ids=" ".join)
+def test_the_cells_of_a_sweep_are_those_that_hydra_would_run(overrides: list[str], tmp_path: Path) -> None:
+    ran: list[RunConfig] = []
+    places = [f"hydra.sweep.dir={tmp_path}", f"hydra.run.dir={tmp_path}", "hydra/launcher=basic"]
+    ours.hydra_app(["-m", *overrides, *places], lambda config: ran.append(ours.to_run_config(config)))
+    assert ours.compose_all(overrides) == ran
+
+
+def test_one_cell_is_a_sweep_of_one() -> None:
+    assert ours.compose_all(["model=tiny_random"]) == [composed("model=tiny_random")]
+
+
+def test_options_that_refer_to_other_parts_are_composed_cell_by_cell(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    text = (conf_dir() / "task" / "demo_qa.yaml").read_text(encoding="utf-8")
+    (tmp_path / "task" / "told.yaml").write_text(
+        text.replace("name: demo_qa", "name: told_${model.name}"), encoding="utf-8"
+    )
+    cells = ours.compose_all(["model=tiny_random,smollm2_135m", "task=told,demo_qa"], str(tmp_path))
+    assert [cell.task.name for cell in cells] == ["told_tiny_random", "demo_qa", "told_smollm2_135m", "demo_qa"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["quant=none,bnb_nf5"], "quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? Choose from: "),
+        (
+            ["seed=interval(0,1)"],
+            "seed=interval(0,1): only a list can be swept: seed=a,b or ",
+        ),
+        (["limit=2,0"], "limit=0 is not allowed: give a whole number of at least 1, or leave it out to take all."),
+        (["limt=3"], f"key 'limt' is not known; did you mean 'limit'? {SEE}"),
+    ],
+)
+def test_a_mistake_in_a_planned_sweep_is_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ours.compose_all(overrides)
+    assert str(caught.value).startswith(message)

@@ -74,7 +74,7 @@ def test_pool_rows_that_stand_in_the_test_split_are_left_out(tmp_path: Path) -> 
     write_lines(
         tmp_path / "pool.jsonl",
         {"id": "1", "text": "another", "label": "no"},
-        {"id": "2", "text": "the same text. ", "label": "no"},
+        {"id": "2", "text": "(the same – text ", "label": "no"},
     )
     assert [row.inputs["text"] for row in load(replace(RELATIONS, pool=PAIR), tmp_path).pool] == ["another"]
 

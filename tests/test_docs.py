@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bioquant import compose, datasets
-from bioquant.cli import VERBS
-from bioquant.config import TaskConfig
+from bioquant import checkpoints, compose, datasets
+from bioquant.cli import VERBS, main
+from bioquant.config import Domain, ModelConfig, ModelSource, TaskConfig
 from bioquant.records import (
     Footprint,
     Latency,
@@ -24,6 +24,7 @@ from bioquant.records import (
 )
 from bioquant.tasks import kind_of
 from bioquant.tracking import metric_values, run_params, run_tags
+from bioquant.verbs.models import size
 from conftest import REPOSITORY
 from test_compose import composed
 from test_plan import DATASET
@@ -41,8 +42,9 @@ def span(start: int, end: int, label: str, text: str) -> Span:
 
 TARGETS = {
     "mine": ["yes", "no"],
-    "exam_letters": ["B"],
+    "exam_letters": ["B", "A"],
     "exam_numbers": ["B", "B"],
+    "exam_from_one": ["B"],
     "ner_conll": [(span(8, 29, "Drug", "acetyl salicylic acid"),), ()],
     "ner_pubtator": [
         (
@@ -55,6 +57,8 @@ TARGETS = {
     "ner_bioc": [(span(0, 5, "Gene", "BRCA1"), span(32, 36, "Gene", "TP53"))],
     "ner_jsonl": [(span(6, 12, "Disease", "asthma"), span(17, 25, "Disease", "diabetes")), ()],
     "re_tsv": ["treats", "none"],
+    "re_documents": ["induces", "none"],
+    "re_bioc": ["together"],
     "mlc_string": [("Treatment", "Prevention"), ()],
     "mlc_list": [("Treatment", "Prevention"), ()],
     "mlc_columns": [("Treatment", "Prevention"), ()],
@@ -112,7 +116,7 @@ COMMANDS = sorted(
 def test_a_command_is_one_that_can_be_given(command: str) -> None:
     _, verb, *arguments = shlex.split(command)
     assert verb in {*VERBS, "--help", "--version"}
-    if verb != "run" or "--config-dir" in arguments:
+    if verb not in ("run", "plan") or "--config-dir" in arguments:
         return
     pairs = [argument.split("=", 1) for argument in arguments if not argument.startswith("-")]
     for values in product(*(value.split(",") for _, value in pairs)):
@@ -141,6 +145,32 @@ def test_the_table_of_tasks_is_complete() -> None:
     assert table_rows("tasks.md").keys() == set(compose.names("task"))
 
 
+@pytest.mark.parametrize("name", compose.names("model"))
+def test_the_table_of_models_says_what_the_model_says(name: str) -> None:
+    model: ModelConfig = compose.options("model", ModelConfig)[name]
+    id_, parameters, context, licence, gated, revision, *counterpart = table_rows("models.md")[name]
+    assert (id_, parameters) == (f"`{model.id}`", size(model.num_parameters))
+    assert (context, licence) == (f"{model.context_length:,}", model.licence)
+    assert gated == ("yes" if model.gated else "no")
+    pinned = "commit" if checkpoints.is_pinned(model) else str(model.revision)
+    assert revision.rstrip(" |") == (pinned if model.source is ModelSource.hub else "-")
+    expected = [f"`{model.general_counterpart}`"] if model.domain is Domain.biomedical else []
+    assert [cell.rstrip(" |") for cell in counterpart] == expected
+
+
+def test_the_table_of_models_is_complete() -> None:
+    assert table_rows("models.md").keys() == set(compose.names("model"))
+
+
+def test_the_printed_plan_is_the_one_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "plan.md").read_text(encoding="utf-8")
+    [command, *_] = re.findall(r"^bioquant (plan .*)$", page, re.MULTILINE)
+    [printed, *_] = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert main(shlex.split(command)) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in shown][: printed.count("\n")] == [line.rstrip() for line in printed.splitlines()]
+
+
 PERCENTILES = Percentiles(p50=1.0, p95=1.0, p99=1.0, count=20)
 FOOTPRINT = Footprint(
     device="cuda:0",
@@ -155,7 +185,7 @@ FOOTPRINT = Footprint(
     output_tokens_per_s=1.0,
     prompt_tokens_per_s=1.0,
     joules_per_example=1.0,
-    latency=Latency(ttft_ms=PERCENTILES, tpot_ms=PERCENTILES, example_ms=PERCENTILES),
+    latency=Latency(batch_size=1, ttft_ms=PERCENTILES, tpot_ms=PERCENTILES, example_ms=PERCENTILES),
 )
 
 

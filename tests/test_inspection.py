@@ -1,14 +1,15 @@
 """A dataset looked at before a model sees it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bioquant import datasets, metrics
+from bioquant import datasets, metrics, run
 from bioquant.cli import main
-from bioquant.config import RunConfig
-from bioquant.inspection import inspect, lengths
+from bioquant.config import DataFormat, LabelConfig, RunConfig, SplitConfig
+from bioquant.inspection import inspect
 from test_compose import composed
 
 
@@ -28,10 +29,50 @@ def test_a_demo_task_in_full() -> None:
 
 
 def test_what_would_be_shortened_is_counted_in_the_models_tokens() -> None:
-    found = inspect(composed("model=tiny_random", "prompt=five_shot", "model.context_length=1000"))
-    assert found.lengths.room == 1000 - 8
-    assert found.lengths.num_too_long == found.lengths.num_prompts == 36
-    assert lengths([1, 2, 3], 2).num_too_long == 1
+    found = inspect(composed("model=tiny_random", "prompt=five_shot", "model.context_length=1000")).lengths
+    assert found.room == 1000 - 8
+    assert (found.num_shortened, found.num_prompts, found.unfit) == (36, 36, ())
+    assert found.shortest > found.room
+
+
+def test_what_no_shortening_makes_fit_is_named_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ("task=demo_qa", "model=tiny_random", "prompt=five_shot", "model.context_length=475")
+    config = composed(*overrides)
+    model = run.load(config).model
+    cell = run.fit(run.prepare(config, run.read(config)), model)
+    refused = [example.id for example in cell.examples if len(model.encode(example.messages)) > run.room(config)]
+    found = inspect(config).lengths
+    assert (found.num_shortened, found.unfit) == (36 - len(refused), tuple(refused))
+    assert len(refused) == 18
+    assert main(["tasks", "check", "demo_qa", *overrides[1:]]) == 0
+    assert (
+        "Room for 467: 18 of 36 would be shortened; 18 cannot be made to fit, and a run refuses them"
+        f" ({', '.join(refused[:3])} …).\n"
+    ) in capsys.readouterr().out
+
+
+def test_what_is_shown_and_counted_is_what_a_run_asks() -> None:
+    config = composed("model=tiny_random", "prompt=five_shot", "model.context_length=1000", "limit=5")
+    cell = run.fit(run.prepare(config, run.read(config)), run.load(config).model)
+    found = inspect(config)
+    assert [prompt for prompt, _ in found.shown] == [example.messages[-1].content for example in cell.examples[:2]]
+    assert found.lengths.num_shortened == sum(example.truncated for example in cell.examples) == 5
+
+
+def test_a_pool_row_with_the_id_of_any_test_row_is_left_out_as_in_a_run(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"test {n}", "label": "x"} for n in range(5)]
+    pool = [{"id": name, "text": f"pool {name}", "label": "y"} for name in ("4", "7")]
+    for name, lines in (("test", rows), ("pool", pool)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    test, train = (SplitConfig(format=DataFormat.jsonl, paths=[f"{name}.jsonl"]) for name in ("test", "pool"))
+    config = composed("model=tiny_random", "task=demo_re", "prompt=one_shot", f"data.root={tmp_path}")
+    labels = [LabelConfig(name="x"), LabelConfig(name="y")]
+    config = replace(config, task=replace(config.task, test=test, pool=train, labels=labels))
+    found = inspect(config)
+    assert (found.num_pool, found.num_shared) == (1, 1)
+    assert found.labels == {"x": (5, 0), "y": (0, 1)}
+    assert all("pool 7" in prompt and "pool 4" not in prompt for prompt, _ in found.shown)
 
 
 def test_pubmedqa_has_its_published_counts(data_root: Path) -> None:
@@ -44,7 +85,7 @@ def test_pool_rows_that_are_test_rows_are_counted(data_root: Path) -> None:
     found = inspect(config_of(data_root, "task=ddi2013", "limit=10"))
     assert found.num_shared > 0
     assert found.num_test == 5761
-    assert found.num_duplicates[0] == 55
+    assert found.num_duplicates[0] == 61
 
 
 def test_check_prints_prompts_with_gold(capsys: pytest.CaptureFixture[str]) -> None:

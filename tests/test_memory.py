@@ -1,6 +1,6 @@
 """Memory predicted without loading: weights to the byte, every other term by its formula, peaks near measured ones."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -128,29 +128,58 @@ def test_a_prediction_is_the_sum_of_its_terms() -> None:
     found = memory.predict(LLAMA_8B, QUANTS["bnb_nf4"], BATCH, Device.cuda)
     read, step = (stage(shape, QUANTS["bnb_nf4"], BATCH) for stage in (memory.reading, memory.stepping))
     assert found.workspace == max(read, step)
-    assert found.peak_allocated == found.weights + found.kv + found.workspace
-    assert found.peak_device == found.peak_allocated + memory.CUDA_CONTEXT + step
-    eager = memory.predict(LLAMA_8B, QUANTS["bnb_int8"], BATCH, Device.cuda)
-    assert eager.peak_device == eager.peak_allocated + memory.CUDA_CONTEXT
+    assert found.peak_allocated == found.weights + found.kv + found.workspace + memory.CUBLAS
+    assert found.peak_device == found.peak_allocated + memory.CUDA_CONTEXT + int(memory.UNUSED_SHARE * found.workspace)
     host = memory.predict(LLAMA_8B, QUANTS["bnb_nf4"], BATCH, Device.cpu)
-    assert host.peak_device == host.peak_allocated == found.peak_allocated + memory.PROCESS
+    assert host.peak_device == host.peak_allocated == found.weights + found.kv + found.workspace + memory.PROCESS
 
 
-# One H100 80GB, transformers 5.17 `generate`, bitsandbytes 0.50.2, random weights, 512 prompt tokens: GiB allocated.
+# `python benchmarks/memory.py` on one H100 80GB (torch 2.11.0, transformers 5.17.0, bitsandbytes 0.50.2, CUDA 13.0):
+# GiB by torch's allocator, and by the driver on the whole device.
 MEASURED = [
-    ("llama_3_1_8b", "none", 1, 15.1),
-    ("llama_3_1_8b", "bnb_int8", 1, 9.0),
-    ("llama_3_1_8b", "bnb_nf4_dq", 1, 5.57),
-    ("llama_3_3_70b", "bnb_nf4_dq", 1, 37.6),
-    ("llama_3_3_70b", "bnb_nf4_dq", 16, 41.3),
+    ("llama_3_2_1b", "none", 1, 2.39, 3.62),
+    ("llama_3_2_1b", "none", 16, 3.27, 4.83),
+    ("llama_3_2_1b", "bnb_int8", 1, 1.53, 2.86),
+    ("llama_3_2_1b", "bnb_int8", 16, 2.64, 4.25),
+    ("llama_3_2_1b", "bnb_nf4_dq", 1, 1.10, 2.40),
+    ("llama_3_2_1b", "bnb_nf4_dq", 16, 1.93, 3.53),
+    ("llama_3_2_3b", "none", 1, 6.17, 7.47),
+    ("llama_3_2_3b", "none", 16, 8.04, 9.58),
+    ("llama_3_2_3b", "bnb_int8", 1, 3.56, 4.86),
+    ("llama_3_2_3b", "bnb_int8", 16, 5.69, 7.25),
+    ("llama_3_2_3b", "bnb_nf4_dq", 1, 2.31, 3.63),
+    ("llama_3_2_3b", "bnb_nf4_dq", 16, 4.14, 5.78),
+    ("llama_3_1_8b", "none", 1, 15.20, 16.51),
+    ("llama_3_1_8b", "none", 16, 17.56, 19.51),
+    ("llama_3_1_8b", "bnb_int8", 1, 8.74, 10.09),
+    ("llama_3_1_8b", "bnb_int8", 16, 11.53, 13.52),
+    ("llama_3_1_8b", "bnb_nf4_dq", 1, 5.66, 7.01),
+    ("llama_3_1_8b", "bnb_nf4_dq", 16, 7.91, 10.03),
+    ("qwen2_5_14b", "none", 1, 27.80, 29.11),
+    ("qwen2_5_14b", "none", 16, 30.96, 32.79),
+    ("qwen2_5_14b", "bnb_int8", 1, 15.57, 17.24),
+    ("qwen2_5_14b", "bnb_int8", 16, 19.15, 21.16),
+    ("qwen2_5_14b", "bnb_nf4_dq", 1, 9.69, 11.03),
+    ("qwen2_5_14b", "bnb_nf4_dq", 16, 12.73, 14.66),
+    ("qwen2_5_32b", "none", 1, 61.40, 62.71),
+    ("qwen2_5_32b", "none", 16, 65.93, 68.14),
+    ("qwen2_5_32b", "bnb_int8", 1, 32.41, 33.88),
+    ("qwen2_5_32b", "bnb_int8", 16, 37.77, 39.88),
+    ("qwen2_5_32b", "bnb_nf4_dq", 1, 18.53, 20.14),
+    ("qwen2_5_32b", "bnb_nf4_dq", 16, 22.81, 24.86),
+    ("llama_3_3_70b", "bnb_nf4_dq", 1, 37.69, 38.88),
+    ("llama_3_3_70b", "bnb_nf4_dq", 16, 42.84, 45.41),
 ]
 
 
-@pytest.mark.parametrize(("model", "quant", "rows", "gib"), MEASURED)
-def test_peaks_are_within_5_percent_of_measured_ones(model: str, quant: str, rows: int, gib: float) -> None:
-    batch = BatchShape(rows=rows, shared=0, prompt=512, width=544, prefill_tokens=8192)
-    found = memory.predict(MODELS[model], QUANTS[quant], batch, Device.cuda)
-    assert found.peak_allocated / GIB == pytest.approx(gib, rel=0.05)
+@pytest.mark.parametrize(("model", "quant", "rows", "allocated", "device"), MEASURED)
+def test_peaks_are_within_5_percent_of_measured_ones(
+    model: str, quant: str, rows: int, allocated: float, device: float
+) -> None:
+    batch = BatchShape(rows=rows, shared=0 if rows == 1 else 1024, prompt=512, width=768, prefill_tokens=8192)
+    found = memory.predict(replace(MODELS[model], dtype=Dtype.bfloat16), QUANTS[quant], batch, Device.cuda)
+    assert found.peak_allocated / GIB == pytest.approx(allocated, rel=0.05)
+    assert found.peak_device / GIB == pytest.approx(device, rel=0.05)
 
 
 # Where the architecture comes from
@@ -160,7 +189,7 @@ def test_a_checkpoint_of_ones_own_needs_no_architecture(tmp_path: Path) -> None:
     model = small(LLAMA_8B)
     models.load(model, NONE, Device.cpu).model.save_pretrained(tmp_path)
     local = replace(model, source=ModelSource.local, id=str(tmp_path), architecture={})
-    assert memory.anatomy(local) == memory.anatomy(model)
+    assert asdict(memory.anatomy(local)) == asdict(memory.anatomy(model))
 
 
 def test_without_an_architecture_or_a_checkpoint_there_is_no_prediction(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig
 
 from bioquant import checkpoints, compose, memory, models
-from bioquant.config import ChatTemplate, Device, Domain, Dtype, ModelConfig, ModelSource, QuantConfig
+from bioquant.config import Device, Domain, Dtype, ModelConfig, ModelSource, QuantConfig
 from bioquant.errors import ModelError
 from bioquant.models import random
 from bioquant.plan import plan
@@ -100,14 +100,14 @@ def test_the_architecture_of_a_checkpoint_is_no_part_of_its_identity_and_that_of
 
     assert cell("model.architecture.num_hidden_layers=1") == cell()
     assert cell("model.source=random", "model.architecture.num_hidden_layers=1") != cell("model.source=random")
-    assert cell("model.chat_template=plain") != cell()
+    assert cell("model.chat_template=false") != cell()
     assert cell("model.family=x", "model.domain=biomedical", "model.general_counterpart=y") == cell()
 
 
 def test_plain_turns_take_the_chat_template_away() -> None:
     model = small(MODELS["llama_3_1_8b"])
     assert models.tokenizer(model).chat_template
-    plain = replace(model, chat_template=ChatTemplate.plain)
+    plain = replace(model, chat_template=False)
     assert models.tokenizer(plain).chat_template is None
     assert models.load(plain, QUANTS["none"], Device.cpu).tokenizer.chat_template is None
 

@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from bitsandbytes.functional import has_avx512bf16
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from omegaconf import OmegaConf
 
@@ -86,20 +88,32 @@ QUANTIZED = {
 }
 
 
+# On a CPU with AVX512-BF16 the first forward pass of bitsandbytes packs 4-bit layers anew: the scale of each block
+# becomes a bfloat16, the tables of double quant go, its offset stays.
+PACKED = {
+    "bnb_nf4": 147_456 + 4_608 * 2 + 14 * 64,
+    "bnb_fp4": 147_456 + 4_608 * 2 + 14 * 64,
+    "bnb_nf4_dq": 147_456 + 4_608 * 2 + 14 * (64 + 4),
+}
+
+
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_every_recipe_loads_proves_itself_and_generates(name: str):
     module, num_bytes = QUANTIZED[name]
+    start = time.perf_counter()
     loaded = models.load(TINY, QUANTS[name], Device.cpu)
+    assert 0 < loaded.load_s < time.perf_counter() - start
     report = loaded.report
     assert report.replaced == {module: 14}
     assert report.kept == {"Linear": 1}
     assert report.bytes_before == BEFORE
     assert report.bytes_after == KEPT + num_bytes
     assert report.backend.endswith(" cpu")
-    assert 0 < loaded.load_s < 30
     assert not loaded.model.training
-    answer(loaded, "Does aspirin help?", 4)
-    assert models.proof.report(loaded.model, QUANTS[name], torch.float32, "cpu") == report  # a forward pass moves state
+    answer(loaded, "Does aspirin help?", 4)  # a forward pass moves state, and on some CPUs packs it
+    in_use = PACKED.get(name, num_bytes) if has_avx512bf16() else num_bytes
+    again = models.proof.report(loaded.model, QUANTS[name], torch.float32, "cpu")
+    assert again == replace(report, bytes_after=KEPT + in_use)
 
 
 def test_unquantized_bytes_are_the_parameters():

@@ -2,18 +2,20 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 from omegaconf import OmegaConf
 
-from bioquant import prompts
+from bioquant import prompts, run
 from bioquant.config import LabelConfig, PromptConfig, ShotSelection, SplitConfig, TaskConfig, TaskKind, conf_dir
 from bioquant.datasets import files, load
 from bioquant.errors import ConfigError
-from bioquant.records import Answer, Row, Span
+from bioquant.records import Answer, Generation, Row, Span
 from bioquant.tasks import kind_of
+from test_compose import composed
 
 GOLDEN = Path(__file__).parent / "golden"
 DEMO = ("demo_ner", "demo_re", "demo_mlc", "demo_qa")
@@ -172,7 +174,7 @@ def test_too_few_examples(pool: list[Row], has_pool: bool, message: str) -> None
 
 
 def test_leaks_are_found_by_id_and_by_text_and_are_removed() -> None:
-    pool = [row("t1", "other", "a"), row("9", "  FOUR ", "b"), row("8", "eight", "b")]
+    pool = [row("t1", "other", "a"), row("9", "  (FOUR). ", "b"), row("8", "eight", "b")]
     assert prompts.leaks(TEST, pool) == [("t1", "t1"), ("t2", "9")]
     assert [kept.id for kept in prompts.clean_pool(TEST, pool)] == ["8"]
 
@@ -233,3 +235,52 @@ def test_the_gold_answer_reads_back_as_itself(name: str) -> None:
     dataset = load(task, None)
     for item in (*dataset.test, *dataset.pool):
         assert kind.parse(kind.answer_text(item.target), item, task) == item.target
+
+
+PROMPTS = sorted(path.stem for path in (conf_dir() / "prompt").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_any_method_composes_with_any_task(name: str, data_root: Path) -> None:
+    task = task_of(name)
+    dataset = load(task, data_root)
+    pool = prompts.clean_pool(dataset.test, dataset.pool)[:300]
+    for prompt in map(prompt_of, PROMPTS):
+        if prompt.num_shots and task.pool is None:
+            with pytest.raises(ConfigError, match="has no few-shot pool"):
+                prompts.build(dataset.test[:2], pool, task, prompt, system_prompt=None, seed=0)
+            continue
+        for example in prompts.build(dataset.test[:2], pool, task, prompt, system_prompt="Be brief.", seed=0):
+            system, user = example.messages
+            assert (system.role, user.role, len(example.shots)) == ("system", "user", prompt.num_shots)
+            assert user.content.startswith(task.instruction.split("{labels}")[0].strip())
+            assert user.content.endswith("\nReasoning:" if prompt.chain_of_thought else "\nAnswer:")
+            shown = [shot.inputs.get("question") or shot.inputs["text"] for shot in example.shots]
+            assert all(text in user.content for text in shown)
+
+
+@pytest.mark.parametrize("name", DEMO)
+def test_self_consistency_counts_parsed_answers_of_each_kind(name: str) -> None:
+    """Two reasoned samples that agree in meaning win over three that cannot be read, and over one of another answer."""
+    config = composed(f"task={name}", "prompt=self_consistency", "prompt.num_samples=6", "limit=20")
+    kind = kind_of(config.task.kind)
+    examples = run.prepare(config, run.read(config)).examples
+    example = next(one for one in examples if one.row.target)
+    other = next(one.row.target for one in examples if one.row.target not in (example.row.target, ()))
+    answer = kind.answer_text(example.row.target)
+    outputs = ["I reason\nand never end", f"So.\nAnswer: {kind.answer_text(other)}", f"Because.\nAnswer: {answer}"]
+    outputs += ["", f"It says so.\n**Final answer:** {answer}", "Two lines\nof nothing"]
+    generation = Generation(
+        index=0,
+        text="",
+        num_prompt_tokens=9,
+        num_output_tokens=3,
+        finish="stop",
+        input_ids_sha256="",
+        seconds=1.0,
+        batch_index=0,
+        batch_size=6,
+    )
+    made = run.predict(config, example, [replace(generation, text=output) for output in outputs])
+    assert (made.answer, made.correct, made.num_output_tokens) == (example.row.target, True, 18)
+    assert made.outputs == tuple(outputs)

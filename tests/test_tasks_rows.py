@@ -1,11 +1,14 @@
 """Records become rows: where fields are found, how answers are named, what a malformed record says."""
 
+from dataclasses import replace
+
 import pytest
 
 from bioquant.config import LabelConfig, TaskConfig, TaskKind
 from bioquant.errors import DataError
 from bioquant.records import Record, Span, Value
 from bioquant.tasks import kind_of
+from bioquant.tasks.fields import normalised
 
 
 def task(kind: TaskKind, names: tuple[str, ...] = (), **fields: str) -> TaskConfig:
@@ -98,6 +101,9 @@ def test_an_entity_that_does_not_fit_the_text_is_refused() -> None:
         (["x", "y", "z"], "B"),
         (["x", "y", "z"], "b"),
         (["x", "y", "z"], 1),
+        (["x", "y", "z"], "1"),
+        (["x", "y", "z", None], "B"),
+        ({"1": "x", "2": "y", "3": "z"}, 2),
         (["x", "y", "z"], "y"),
         (["x", "y", "z"], ["b"]),
         ({"A": "x", "B": "y", "C": "z"}, "B"),
@@ -112,9 +118,25 @@ def test_options_in_all_layouts(options: Value, answer: Value) -> None:
     assert (row.target, row.choices, row.options) == ("B", ("A", "B", "C"), ("x", "y", "z"))
 
 
+@pytest.mark.parametrize(("answer", "first"), [(1, 0), ("1", 0), (2, 1), ("2", 1), ("y", 1)])
+def test_answers_as_numbers_count_from_the_first_options(answer: Value, first: int) -> None:
+    config = replace(task(TaskKind.qa), first_option=first)
+    row = kind_of(config.kind).row(record(question="q", options=["x", "y", "z"], answer=answer), config)
+    assert row.target == "B"
+
+
+def test_options_that_are_figures() -> None:
+    """A text is an option's text before it is a number; a number in JSON is a number."""
+    targets = [
+        kind_of(TaskKind.qa).row(record(question="q", options=["1", "2", "4"], answer=answer), task(TaskKind.qa)).target
+        for answer in ("2", 2, "0")
+    ]
+    assert targets == ["B", "C", "A"]
+
+
 def test_options_of_several_columns() -> None:
-    config = task(TaskKind.qa, options="o1, o2")
-    row = kind_of(config.kind).row(record(question="q", o1="x", o2="y", answer="A"), config)
+    config = task(TaskKind.qa, options="o1, o2, o3")
+    row = kind_of(config.kind).row(record(question="q", o1="x", o2="y", o3="", answer="A"), config)
     assert (row.target, row.options) == ("A", ("x", "y"))
 
 
@@ -123,10 +145,14 @@ def test_malformed_options_and_answers_are_refused() -> None:
         "f.jsonl:3: the options of task 't' are 'x', not a list of texts, a dict of letter to text, or a list of"
         " {key, value}: correct task.fields.options"
     )
-    assert refused(task(TaskKind.qa), record(question="q", options=["x", "y"], answer="C")) == (
-        "f.jsonl:3: the answer 'C' of task 't' is none of its 2 options: give a letter (A, B), a 0-based index or one"
-        " option's text"
+    assert refused(task(TaskKind.qa), record(question="q", options=["x", "", "y"], answer="A")).startswith(
+        "f.jsonl:3: the options of task 't' are \"['x', '', 'y']\", not a list of texts"
     )
+    for answer in ("C", 2, "2", -1):
+        assert refused(task(TaskKind.qa), record(question="q", options=["x", "y"], answer=answer)) == (
+            f"f.jsonl:3: the answer '{answer}' of task 't' is none of its 2 options: give a letter (A, B), a number"
+            " from 0 to 1 (task.first_option is the first one's), or one option's text"
+        )
 
 
 def test_a_question_is_shown_after_its_context_and_before_its_options() -> None:
@@ -140,3 +166,12 @@ def test_a_context_that_begins_with_a_bracket_is_a_text() -> None:
     config = task(TaskKind.qa, ("yes",))
     row = kind_of(config.kind).row(record(question="q?", context="[35S]TBPS binds.", answer="yes"), config)
     assert row.inputs["context"] == "[35S]TBPS binds."
+
+
+@pytest.mark.parametrize("other", ["does  Zinc help?", "Does zinc help", "(Does zinc – help)", "does-zinc_help"])
+def test_case_blanks_and_punctuation_make_no_other_example(other: str) -> None:
+    assert normalised(other) == normalised("Does zinc help?") == "does zinc help"
+
+
+def test_texts_of_punctuation_alone_differ() -> None:
+    assert normalised(" + ") != normalised("-")

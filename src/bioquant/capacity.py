@@ -1,4 +1,4 @@
-"""What fits a device: the largest batch, whether a model fits and what would instead, and the batch of a sweep."""
+"""What fits a device: the largest batch, whether a model fits at all and what would instead, a sweep's batch."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -47,7 +47,8 @@ def decide_batch(model: ModelConfig, row: BatchShape, device: Device, available_
     shape = memory.anatomy(model)
     fitting = (quant for quant in PRECISIONS if largest_batch(shape, quant, row, device, available_bytes))
     quant = next(fitting, PRECISIONS[-1])
-    most = max(1, largest_batch(shape, quant, row, device, int(MARGIN * available_bytes)))
+    safe, bold = (largest_batch(shape, quant, row, device, int(of * available_bytes)) for of in (MARGIN, 1))
+    most = max(1, safe, bold // 2)
     tokens = 2 ** (most.bit_length() - 1) * row.width
     return Limits(rows=MOST_ROWS[device], tokens=tokens, prefill_tokens=row.prefill_tokens)
 

@@ -10,6 +10,7 @@ from bioquant.errors import BioquantError, did_you_mean
 
 VERBS = {
     "run": "run one cell, or with -m a sweep of cells (a Hydra application)",
+    "plan": "predict a cell's or a sweep's memory, time and disk; nothing is loaded",
     "ui": "open the MLflow UI on this project's runs",
     "sync": "deliver what was logged while the tracking server was away",
     "doctor": "check this machine, say what to do about what is missing; --reap closes runs whose process is gone",
@@ -23,7 +24,10 @@ NO_TELEMETRY = {"HF_HUB_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "tr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 1 failed, 2 asked for wrongly, 130 interrupted."""
+    """Run one verb; returns the exit code.
+
+    0 done, 1 failed, 2 asked for wrongly, 130 interrupted, 141 nobody reads the output any more (`| head`).
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "--version"):
         _parser().parse_args(given or ["--help"])
@@ -37,13 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         import_module(f"bioquant.verbs.{verb}").main(rest)
+        sys.stdout.flush()
     except BioquantError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if _is_read():
+            raise  # it was another pipe
+        return 141
     return 0
+
+
+def _is_read() -> bool:
+    """Whether our output still goes somewhere. Where not, Python must not complain of it again on its way out."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -113,7 +113,7 @@ def _choices(override: Override) -> list[str]:
         return [override.input_line or ""]
     if not override.is_discrete_sweep():
         raise ConfigError(
-            f"{override.input_line}: only lists can be swept: {key}=a,b, or choice(…), range(…), glob(…)."
+            f"{override.input_line}: only a list can be swept: {key}=a,b or choice(…), range(…), glob(…)."
         )
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 

@@ -55,13 +55,6 @@ class Domain(StrEnum):
     biomedical = "biomedical"
 
 
-class ChatTemplate(StrEnum):
-    """How turns become text: by the tokenizer's chat template, or plainly, as a model without chat training needs."""
-
-    tokenizer = "tokenizer"
-    plain = "plain"
-
-
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A checkpoint.
@@ -74,6 +67,7 @@ class ModelConfig:
     architecture: the fields of the transformers config, `model_type` among them: what random weights are drawn for, and
         what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
+    chat_template: whether turns are written by the tokenizer's own template, else plainly, as for a base model.
     calibrated: the methods whose weights this checkpoint already holds, quantized with calibration data beforehand.
     """
 
@@ -93,7 +87,7 @@ class ModelConfig:
     licence: str = MISSING
     gated: bool = False
     calibrated: list[QuantMethod] = field(default_factory=list[QuantMethod])
-    chat_template: ChatTemplate = ChatTemplate.tokenizer
+    chat_template: bool = True
     system_prompt: str | None = None
     trust_remote_code: bool = False
 
@@ -241,6 +235,7 @@ class TaskConfig:
     negative_label: RE: the label for "no relation", which micro-F1 leaves out.
     label_separator: MLC: between the labels of one cell.
     label_columns: MLC: each label is a column of its own, named by the label's value (or name), that holds 0 or 1.
+    first_option: QA: the first option's number, where the file gives answers as numbers.
     instruction: what to do; `{labels}` becomes the list of labels with their descriptions.
     get: where to obtain the files, for the error message where they are missing.
     """
@@ -258,6 +253,7 @@ class TaskConfig:
     negative_label: str | None = None
     label_separator: str = ";"
     label_columns: bool = False
+    first_option: int = 0
     instruction: str = MISSING
     max_new_tokens: int = MISSING
 

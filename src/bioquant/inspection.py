@@ -1,24 +1,30 @@
 """A dataset looked at before a model sees it: sizes, labels, duplicates, prompts, and whether they fit."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bioquant import datasets, models, run
+from bioquant import datasets, models, prompts, run
 from bioquant.config import RunConfig
 from bioquant.engine.tokens import PromptTokenizer
-from bioquant.records import Answer, Dataset, Row, Span
+from bioquant.records import Answer, Dataset, Example, Row, Span
 from bioquant.tasks import kind_of
 
 MOST_COUNTED = 500
-"""Prompts whose tokens are counted: all of a smaller split, else a seeded sample."""
+"""Prompts whose tokens are counted where there is no smaller `limit`: all of a smaller split, else a seeded sample."""
+
+SHOWN = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Prompt lengths in a model's tokens over `num_prompts` prompts; num_too_long of them do not fit its context."""
+    """Prompt lengths in a model's tokens over `num_prompts` prompts, before any is shortened to fit its context.
+
+    num_shortened: prompts that a run would shorten to `room` tokens. unfit: the ids of those that stay too long however
+    much is left out of them; a run refuses them.
+    """
 
     num_prompts: int
     shortest: int
@@ -26,7 +32,8 @@ class Lengths:
     p95: int
     longest: int
     room: int
-    num_too_long: int
+    num_shortened: int
+    unfit: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +42,8 @@ class Inspection:
 
     labels: label -> how often it is gold in test and in pool; for NER the entity types, and "(none)" for rows without.
     num_duplicates: rows of the test split and of the pool that ask what an earlier row of the same split asks.
-    num_shared: rows of the pool that the test split asks too; they were left out of it.
-    shown: the first prompts of the test split, each with its gold answer.
+    num_shared: rows that are left out of the pool since the test split holds them too, by id, question or text.
+    shown: the first prompts, as a run would ask them, each with its gold answer.
     """
 
     num_test: int
@@ -51,12 +58,19 @@ class Inspection:
 
 
 def inspect(config: RunConfig) -> Inspection:
-    """Read the task, write its prompts, count them in the model's tokens. Raises UserError as a run would."""
-    dataset = run.read(config)
-    cell = run.prepare(replace(config, limit=MOST_COUNTED), dataset)
-    kind = kind_of(config.task.kind)
-    first = run.prepare(replace(config, limit=None), replace(dataset, test=dataset.test[:2])).examples
+    """Read the task, write a run's prompts, count them in the model's tokens. Raises UserError as a run would."""
+    dataset = usable(run.read(config))
+    limit = min(config.limit or MOST_COUNTED, MOST_COUNTED)
+    examples = run.prepare(replace(config, limit=limit), dataset).examples
     tokens = PromptTokenizer(models.tokenizer(config.model), None)
+
+    def length(example: Example) -> int:
+        return len(tokens.encode(tokens.text(example.messages)))
+
+    def fits(example: Example) -> bool:
+        return length(example) <= run.room(config)
+
+    asked = {example.id: prompts.fitting(example, config.task, config.prompt, fits) for example in examples}
     return Inspection(
         num_test=len(dataset.test),
         num_pool=len(dataset.pool),
@@ -65,9 +79,20 @@ def inspect(config: RunConfig) -> Inspection:
         labels=label_counts(dataset),
         num_duplicates=(num_duplicates(dataset.test), num_duplicates(dataset.pool)),
         num_shared=dataset.num_shared,
-        shown=tuple((example.messages[-1].content, kind.answer_text(example.row.target)) for example in first),
-        lengths=lengths([len(tokens.encode(tokens.text(e.messages))) for e in cell.examples], run.room(config)),
+        shown=tuple(shown(asked[example.id] or example, config) for example in examples[:SHOWN]),
+        lengths=lengths([length(example) for example in examples], asked, run.room(config)),
     )
+
+
+def usable(dataset: Dataset) -> Dataset:
+    """The dataset with the pool that a run draws from: without what the test split holds, by id or by text."""
+    pool = prompts.clean_pool(dataset.test, dataset.pool)
+    return replace(dataset, pool=pool, num_shared=dataset.num_shared + len(dataset.pool) - len(pool))
+
+
+def shown(example: Example, config: RunConfig) -> tuple[str, str]:
+    """The user's turn of a prompt, and its gold answer as a few-shot example writes it."""
+    return example.messages[-1].content, kind_of(config.task.kind).answer_text(example.row.target)
 
 
 def label_counts(dataset: Dataset) -> dict[str, tuple[int, int]]:
@@ -84,12 +109,15 @@ def _names(target: Answer) -> Sequence[str]:
 
 
 def num_duplicates(rows: Sequence[Row]) -> int:
-    """Rows that ask what an earlier one asks, up to case and blanks."""
+    """Rows that ask what an earlier one asks, up to case, blanks and punctuation."""
     return len(rows) - len({datasets.asked(row) for row in rows})
 
 
-def lengths(num_tokens: Sequence[int], room: int) -> Lengths:
-    """Percentiles of prompt lengths, and how many are longer than there is room for."""
+def lengths(num_tokens: Sequence[int], asked: Mapping[str, Example | None], room: int) -> Lengths:
+    """Percentiles of the prompts' lengths, and what a run would do about those that are longer than there is room for.
+
+    asked: each prompt by its example's id as a run would ask it; None where it cannot be made to fit.
+    """
     return Lengths(
         num_prompts=len(num_tokens),
         shortest=min(num_tokens),
@@ -97,5 +125,6 @@ def lengths(num_tokens: Sequence[int], room: int) -> Lengths:
         p95=int(np.percentile(num_tokens, 95)),
         longest=max(num_tokens),
         room=room,
-        num_too_long=sum(number > room for number in num_tokens),
+        num_shortened=sum(form is not None and form.truncated for form in asked.values()),
+        unfit=tuple(name for name, form in asked.items() if form is None),
     )

@@ -1,12 +1,12 @@
 """How long a cell's prompts are in a model's tokens, before the model or even its tokenizer is on this machine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from os.path import commonprefix
 
 from bioquant import checkpoints, models, run
 from bioquant.config import ModelConfig, ModelSource, RunConfig
-from bioquant.engine.batching import FEWEST_SHARED, shareable
+from bioquant.engine.batching import FEWEST_SHARED, common_prefix, shareable
 from bioquant.engine.tokens import PromptTokenizer
 from bioquant.errors import DataError
 from bioquant.records import Dataset, Message
@@ -71,7 +71,7 @@ class Reader:
 
     def lengths(self, config: RunConfig) -> Lengths:
         """The cell's. Raises ConfigError where the task and the prompting method do not go together."""
-        system_prompt, room = config.model.system_prompt, run.room(config)
+        system_prompt, room = config.model.system_prompt, max(1, run.room(config))
         asked = repr((config.task, config.prompt, config.data, config.limit, config.seed, system_prompt))
         key = repr((asked, _vocabulary(config.model), room))
         if key not in self._lengths:
@@ -103,28 +103,41 @@ class Reader:
 def measure(texts: Texts, tokenizer: PromptTokenizer | None, room: int) -> Lengths:
     """The lengths of these prompts; one that is longer than there is room for counts as shortened."""
     written = ["".join(message.content for message in prompt) for prompt in texts.read]
+    found = _estimated(written) if tokenizer is None else _counted(texts.read, written, tokenizer)
+    shared = min(found.shared, room - 1)
     characters = sum(map(len, written)) * texts.num_examples // len(written)
-    if tokenizer is None:
-        ratio = 1 / CHARACTERS_PER_TOKEN
-        found = int(len(commonprefix(written)) * ratio) if len(written) > 1 else 0
-        shared = found if found >= FEWEST_SHARED else 0
-        longest = int(max(map(len, written)) * ratio) + TEMPLATE_TOKENS
-    else:
-        longest_first = sorted(zip(map(len, written), texts.read, strict=True), key=lambda text: -text[0])[
-            :MOST_COUNTED
-        ]
-        counted = [tokenizer.encode(tokenizer.text(prompt)) for _, prompt in longest_first]
-        ratio = sum(map(len, counted)) / sum(length for length, _ in longest_first)
-        shared = shareable(counted)
-        longest = max(map(len, counted))
     return Lengths(
         num_examples=texts.num_examples,
         shared=shared,
-        longest=max(1, min(longest, room) - shared),
-        mean=max(1.0, min(characters / texts.num_examples * ratio, room) - shared),
+        longest=min(found.longest, room) - shared,
+        mean=max(1.0, min(characters / texts.num_examples * found.per_character, room) - shared),
         characters=characters,
         source=Source.estimated if tokenizer is None else Source.counted,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Tokens that all prompts begin with, those of the longest whole prompt, and tokens a character."""
+
+    shared: int
+    longest: int
+    per_character: float
+
+
+def _estimated(written: Sequence[str]) -> _Tokens:
+    ends = [min(written).encode(), max(written).encode()]  # what these two begin with, all in between do
+    shared = int(common_prefix(ends) / CHARACTERS_PER_TOKEN) if len(written) > 1 else 0
+    longest = int(max(map(len, written)) / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS
+    return _Tokens(shared if shared >= FEWEST_SHARED else 0, longest, 1 / CHARACTERS_PER_TOKEN)
+
+
+def _counted(read: Sequence[Sequence[Message]], written: Sequence[str], tokenizer: PromptTokenizer) -> _Tokens:
+    """Of the longest prompts."""
+    longest_first = sorted(range(len(written)), key=lambda index: -len(written[index]))[:MOST_COUNTED]
+    ids = [tokenizer.encode(tokenizer.text(read[index])) for index in longest_first]
+    per_character = sum(map(len, ids)) / sum(len(written[index]) for index in longest_first)
+    return _Tokens(shareable(ids), max(map(len, ids)), per_character)
 
 
 def _texts(config: RunConfig, dataset: Dataset) -> Texts:

@@ -9,6 +9,8 @@ hidden size, intermediate size, heads, key-value heads, head dimension, vocabula
 """
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -22,13 +24,19 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from bioquant import checkpoints
 from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod
 from bioquant.models import random
-from bioquant.quantization import steps_can_be_graphs
 from bioquant.records import MemoryPrediction
 
 MIB = 2**20
 
-CUDA_CONTEXT = 500 * MIB
-"""What the driver, CUDA's context and the libraries' own workspaces take of a GPU. An assumption: not measured yet."""
+CUDA_CONTEXT = 1229 * MIB
+"""What the driver, CUDA's context and the libraries' kernels take of a GPU beside torch's allocator: measured 1.19 to
+1.35 GiB with batches of one prompt (`benchmarks/memory.py`; one H100, driver 580, CUDA 13.0)."""
+
+CUBLAS = 72 * MIB
+"""cuBLAS's workspaces, which torch's allocator holds: measured 0.04 to 0.11 GiB as the rest of small batches."""
+
+UNUSED_SHARE = 0.5
+"""Of the workspace, what the allocator holds beside it, in fragments and in the graphs' pool: measured 0.2 to 0.9."""
 
 PROCESS = 700 * MIB
 """Resident memory of a process that has run a cell on a CPU, without its model: measured 650 to 690 MiB (Linux)."""
@@ -45,9 +53,8 @@ GROUP = 128
 
 @dataclass(frozen=True, slots=True)
 class LinearLayer:
-    """A linear layer by its full name; tied where its weight is the embedding's too."""
+    """A linear layer; tied where its weight is the embedding's too."""
 
-    name: str
     out_features: int
     in_features: int
     tied: bool
@@ -58,17 +65,17 @@ class LinearLayer:
         return self.out_features * self.in_features
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Anatomy:
-    """What of an architecture decides its memory.
+    """What of an architecture decides its memory. Each is made once, so that it can stand for itself in a cache's key.
 
-    unquantized: bytes of all parameters in the model's dtype, tied ones once, and of all buffers.
+    unquantized: bytes of all parameters in the model's dtype, tied ones once, and of all buffers. linears: by name.
     fused: gate and up projection are one layer. softcap: attention scores are capped, which no fused kernel does.
     """
 
     unquantized: int
     itemsize: int
-    linears: tuple[LinearLayer, ...]
+    linears: Mapping[str, LinearLayer]
     num_parameters: int
     num_layers: int
     hidden_size: int
@@ -115,14 +122,14 @@ def predict_shape(shape: Anatomy, quant: QuantConfig, batch: BatchShape, device:
     held, kept = weights(shape, quant), kv(shape, batch)
     work = max(reading(shape, quant, batch), stepping(shape, quant, batch))
     on_cpu = device is Device.cpu
-    allocated = held + kept + work + (base(device) if on_cpu else 0)
+    allocated = held + kept + work + (base(device) if on_cpu else CUBLAS)
     return MemoryPrediction(
         weights=held,
         kv_bytes_per_token=kv_bytes_per_token(shape),
         kv=kept,
         workspace=work,
         peak_allocated=allocated,
-        peak_device=allocated if on_cpu else allocated + base(device) + graphs(shape, quant, batch),
+        peak_device=allocated if on_cpu else allocated + base(device) + int(UNUSED_SHARE * work),
     )
 
 
@@ -137,22 +144,23 @@ def base(device: Device) -> int:
 def weights(shape: Anatomy, quant: QuantConfig) -> int:
     """All that stands in the model once it is loaded: what the recipe leaves alone, and what it makes of the rest."""
     saved = (
-        layer.size * shape.itemsize - quantized_bytes(layer, quant, shape.itemsize)
-        for layer in quantized_layers(shape, quant)
+        count * (layer.size * shape.itemsize - quantized_bytes(layer, quant, shape.itemsize))
+        for layer, count in quantized_layers(shape, quant).items()
     )
     return shape.unquantized - sum(saved)
 
 
-def quantized_layers(shape: Anatomy, quant: QuantConfig) -> tuple[LinearLayer, ...]:
-    """The linear layers whose weight the recipe replaces: not those that `skip_modules` names, by transformers' rule,
-    nor one that is tied, which the loader ties to the unquantized embedding again.
+def quantized_layers(shape: Anatomy, quant: QuantConfig) -> Mapping[LinearLayer, int]:
+    """How many linear layers of each size have their weight replaced: not those that `skip_modules` names, by
+    transformers' rule, nor one that is tied, which the loader ties to the unquantized embedding again.
     """
-    return () if quant.method is QuantMethod.none else _not_skipped(shape.linears, tuple(quant.skip_modules))
+    return {} if quant.method is QuantMethod.none else _not_skipped(shape, tuple(quant.skip_modules))
 
 
 @cache
-def _not_skipped(layers: tuple[LinearLayer, ...], skipped: tuple[str, ...]) -> tuple[LinearLayer, ...]:
-    return tuple(layer for layer in layers if not layer.tied and should_convert_module(layer.name, list(skipped)))
+def _not_skipped(shape: Anatomy, skipped: tuple[str, ...]) -> Counter[LinearLayer]:
+    names = {name: layer for name, layer in shape.linears.items() if should_convert_module(name, list(skipped))}
+    return Counter(layer for layer in names.values() if not layer.tied)
 
 
 def quantized_bytes(layer: LinearLayer, quant: QuantConfig, itemsize: int) -> int:
@@ -239,11 +247,6 @@ def stepping(shape: Anatomy, quant: QuantConfig, batch: BatchShape) -> int:
     )
 
 
-def graphs(shape: Anatomy, quant: QuantConfig, batch: BatchShape) -> int:
-    """A captured step keeps a pool of its own: about `stepping` again, where steps can be captured at all."""
-    return stepping(shape, quant, batch) if steps_can_be_graphs(quant) else 0
-
-
 def layer_bytes_per_token(shape: Anatomy) -> int:
     """The larger of a layer's two stages, each beside the residual and the normalized hidden state (2h · b)."""
     return max(attention_bytes_per_token(shape), mlp_bytes_per_token(shape))
@@ -322,15 +325,15 @@ def _anatomy(name: str, fields: str, dtype: Dtype) -> Anatomy:
         num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         vocab_size=config.vocab_size,
-        fused=any(layer.out_features == 2 * config.intermediate_size for layer in linears),
+        fused=any(layer.out_features == 2 * config.intermediate_size for layer in linears.values()),
         softcap=getattr(config, "attn_logit_softcapping", None) is not None,
     )
 
 
-def _linears(network: PreTrainedModel) -> tuple[LinearLayer, ...]:
+def _linears(network: PreTrainedModel) -> dict[str, LinearLayer]:
     embedding = network.get_input_embeddings()
-    return tuple(
-        LinearLayer(name, module.out_features, module.in_features, module.weight is embedding.weight)
+    return {
+        name: LinearLayer(module.out_features, module.in_features, module.weight is embedding.weight)
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear)
-    )
+    }

@@ -6,7 +6,7 @@ same to the byte, so that one shared-prefix cache serves them all; the item itse
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice, zip_longest
 from random import Random
@@ -18,6 +18,7 @@ from bioquant.config import PromptConfig, ShotSelection, TaskConfig, TaskKind
 from bioquant.errors import ConfigError
 from bioquant.records import Answer, Example, Message, Row
 from bioquant.tasks import kind_of
+from bioquant.tasks.fields import normalised
 
 TEMPLATE_VERSION = 1
 """Part of a cell's identity: raise it with every change of what a model reads."""
@@ -78,6 +79,13 @@ def shortened(example: Example, task: TaskConfig, prompt: PromptConfig) -> Itera
     for end in reversed([match.start() for match in _SENTENCE_END.finditer(text)]):
         cut = replace(example.row, inputs={**example.row.inputs, field: text[:end]})
         yield _shown(example, cut, (), task, prompt)
+
+
+def fitting(
+    example: Example, task: TaskConfig, prompt: PromptConfig, fits: Callable[[Example], bool]
+) -> Example | None:
+    """The example itself where it fits, else its longest shortened form that does; None where none does."""
+    return next(filter(fits, chain([example], shortened(example, task, prompt))), None)
 
 
 def _shown(example: Example, row: Row, shots: Sequence[Row], task: TaskConfig, prompt: PromptConfig) -> Example:
@@ -201,16 +209,11 @@ def _input(row: Row) -> str:
     return "\n".join(row.inputs.values())
 
 
-def _normal(row: Row) -> str:
-    """The row's input for comparison: case and blanks do not count."""
-    return " ".join(_input(row).casefold().split())
-
-
 def leaks(test: Sequence[Row], pool: Sequence[Row]) -> list[tuple[str, str]]:
     """(test id, pool id) of every pool row that stands in the test split, by id or by normalised text."""
     by_id = {row.id: row.id for row in test}
-    by_text = {_normal(row): row.id for row in reversed(test)}
-    found = [(by_id.get(row.id) or by_text.get(_normal(row)), row.id) for row in pool]
+    by_text = {normalised(_input(row)): row.id for row in reversed(test)}
+    found = [(by_id.get(row.id) or by_text.get(normalised(_input(row))), row.id) for row in pool]
     return [(test_id, pool_id) for test_id, pool_id in found if test_id is not None]
 
 

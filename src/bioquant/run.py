@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from bioquant import (
@@ -105,7 +104,10 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
 
 
 def load(config: RunConfig) -> Loaded:
-    """Plan → load: the quantized model, and proof that it is one. Raises DoesNotFitError, ModelError, QuantError."""
+    """Plan → load: the quantized model, with the proof that it is one.
+
+    Raises DoesNotFitError, ModelError, QuantError.
+    """
     device = models.resolve_device(config.engine.device)
     meter = MemoryMeter(device)
     meter.reset()
@@ -167,11 +169,11 @@ def fit(cell: RunPlan, model: LanguageModel) -> RunPlan:
     """
     config = cell.config
 
-    def fitting(example: Example) -> Example:
-        forms = chain([example], prompts.shortened(example, config.task, config.prompt))
-        return next((form for form in forms if len(model.encode(form.messages)) <= room(config)), example)
+    def fits(example: Example) -> bool:
+        return len(model.encode(example.messages)) <= room(config)
 
-    return replace(cell, examples=tuple(fitting(example) for example in cell.examples))
+    found = [prompts.fitting(example, config.task, config.prompt, fits) or example for example in cell.examples]
+    return replace(cell, examples=tuple(found))
 
 
 def room(config: RunConfig) -> int:

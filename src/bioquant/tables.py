@@ -1,5 +1,6 @@
 """What the commands print: a table for people, JSON for programs."""
 
+import io
 import json
 import shutil
 import sys
@@ -125,5 +126,8 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: boo
 
 def print_table(table: Table) -> None:
     """On a terminal as wide as it is, elsewhere as wide as the table needs, so that a pipe cuts nothing."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False, markup=False).print(table)
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else 200
+    text = io.StringIO()  # writing to stdout itself, rich ends the process where nobody reads any more
+    Console(file=text, force_terminal=terminal, width=width, highlight=False, markup=False).print(table)
+    print(text.getvalue(), end="")

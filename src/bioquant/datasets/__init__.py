@@ -38,7 +38,7 @@ from bioquant.datasets.raw import DEMO, find, first_found, missing, read_bytes
 from bioquant.errors import ConfigError, DataError
 from bioquant.records import Dataset, Record, Row, Value
 from bioquant.tasks import kind_of
-from bioquant.tasks.fields import lookup
+from bioquant.tasks.fields import lookup, normalised
 
 
 def load(task: TaskConfig, root: Path | None) -> Dataset:
@@ -184,9 +184,8 @@ def _dataset(task: TaskConfig, origin: str, test_records: Iterable[Record], pool
 
 
 def asked(row: Row) -> str:
-    """What makes two rows the same example: the question with its options, or the text, up to case and blanks."""
-    text = row.inputs.get("question") or row.inputs["text"]
-    return " ".join(" ".join([text, *row.options]).casefold().split())
+    """What makes two rows the same example: the question with its options, or the text, normalised."""
+    return normalised(" ".join([row.inputs.get("question") or row.inputs["text"], *row.options]))
 
 
 def _rows(records: Iterable[Record], task: TaskConfig, split: str) -> tuple[Row, ...]:

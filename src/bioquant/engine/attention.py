@@ -293,11 +293,12 @@ class StepPass:
         return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, float("-inf"))
 
 
-@dataclass(frozen=True, slots=True)
 class Attending:
     """What a forward pass is about; goes through the model to its attention layers under this name.
 
-    One type for all: a compiled layer is compiled anew for each type that it is given.
+    One type for all, and no dataclass: a compiled layer is compiled anew for each type that it is handed, and looks for
+    it inside a frozen dataclass.
     """
 
-    work: SharedPass | PromptPass | StepPass
+    def __init__(self, work: SharedPass | PromptPass | StepPass) -> None:
+        self.work = work

@@ -47,6 +47,49 @@ class Rules:
         return bool(row.answer) and (len(row.answer) == self.max_new_tokens or row.answer[-1] in self.end_ids)
 
 
+class Ride:
+    """A batch under way: its rows, and the newest token of each, which is not read yet.
+
+    Rows that have ended go on being computed until they leave; their tokens are ignored.
+    """
+
+    def __init__(self, rows: Sequence[Row], rules: Rules, choose: Chooser) -> None:
+        self.rows = list(rows)
+        self.tokens = torch.empty(0)
+        self.num_tokens = 0
+        self.stepper: Stepper | None = None
+        self._rules = rules
+        self._choose = choose
+
+    @property
+    def is_at_its_limit(self) -> bool:
+        """Whether the newest tokens are the last ones that are allowed."""
+        return self.num_tokens == self._rules.max_new_tokens
+
+    def choose_next(self, logits: torch.Tensor) -> None:
+        """Choose the next token of each row."""
+        self.tokens = self._choose(logits)
+        self.num_tokens += 1
+
+    def take(self, known: Sequence[int]) -> list[Row]:
+        """Add the newest tokens to the answers; the rows that end with them."""
+        going = self.going()
+        for place in going:
+            self.rows[place].answer.append(known[place])
+        return [self.rows[place] for place in going if self._rules.ended(self.rows[place])]
+
+    def going(self) -> list[int]:
+        """Places of the rows whose answers have not ended."""
+        return [place for place, row in enumerate(self.rows) if not self._rules.ended(row)]
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        self.rows = [self.rows[place] for place in places]
+        self.tokens = self.tokens[list(places)]
+        self.stepper = None
+        self._choose.keep(places)
+
+
 class Decoder:
     """Answers batches of prompts that begin alike: the shared tokens are read once, buffers and graphs are kept.
 
@@ -94,39 +137,32 @@ class Decoder:
     ) -> Iterator[Row]:
         """Go on from the prompts' logits, which `read` gave; rows as their answers end.
 
-        Rows that have ended go on being computed until they leave; their tokens are ignored.
-
         arrived: called when the next token of every row is known. leave: whether finished rows leave the batch.
         """
-        rows, stepper = [Row(request) for request in requests], None
-        tokens = choose(logits)
-        for count in range(1, rules.max_new_tokens + 1):
-            known = _on_host(tokens)
-            if self._ahead and count < rules.max_new_tokens:
-                stepper = stepper or self._started(rows, count)
-                logits = stepper.step(tokens)
-            going = [row for row in rows if not rules.ended(row)]
-            for row, token in zip(rows, known(), strict=True):
-                if not rules.ended(row):
-                    row.answer.append(token)
+        ride = Ride([Row(request) for request in requests], rules, choose)
+        ride.choose_next(logits)
+        while True:
+            known = _on_host(ride.tokens)
+            if self._ahead and not ride.is_at_its_limit:
+                logits = self._step(ride)
+            ended = ride.take(known())
             arrived()
-            yield from (row for row in going if rules.ended(row))
-            staying = [place for place, row in enumerate(rows) if not rules.ended(row)]
+            yield from ended
+            staying = ride.going()
             if not staying:
                 return
-            if leave and len(staying) <= self._worth_leaving * len(rows):
-                rows, tokens, logits, stepper = (
-                    [rows[place] for place in staying],
-                    tokens[staying],
-                    logits[staying],
-                    None,
-                )
+            if leave and len(staying) <= self._worth_leaving * len(ride.rows):
+                ride.keep(staying)
                 self._keys.keep(staying)
-                choose.keep(staying)
-            if not self._ahead:
-                stepper = stepper or self._started(rows, count)
-                logits = stepper.step(tokens)
-            tokens = choose(logits)
+                logits = logits[staying] if self._ahead else logits
+            ride.choose_next(logits if self._ahead else self._step(ride))
+
+    def _step(self, ride: "Ride") -> torch.Tensor:
+        """The logits after the ride's newest tokens."""
+        if ride.stepper is None:
+            ride.stepper = self.stepper(len(ride.rows))
+            ride.stepper.start([len(row.request.own) + ride.num_tokens - 1 for row in ride.rows])
+        return ride.stepper.step(ride.tokens)
 
     def stepper(self, rows: int) -> "Stepper":
         """Steps of so many rows of the present width; kept, since a captured one is worth a few eager steps."""
@@ -134,12 +170,6 @@ class Decoder:
         if key not in self._steppers:
             self._steppers[key] = Stepper(self._model, self._keys, rows, self._pool)
         return self._steppers[key]
-
-    def _started(self, rows: Sequence[Row], count: int) -> "Stepper":
-        """A stepper about to read each row's answer token number `count`."""
-        stepper = self.stepper(len(rows))
-        stepper.start([len(row.request.own) + count - 1 for row in rows])
-        return stepper
 
 
 def _on_host(tokens: torch.Tensor) -> Callable[[], list[int]]:

@@ -21,8 +21,8 @@ WITHOUT_EFFECT = {"dropout", "position_ids", "use_cache", "output_router_logits"
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 CHECK_TOKENS = 48
-MAX_DIVERGENCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
-"""Nats between our next-token distribution and the model's own, by the logits' type: what rounding explains."""
+MAX_DIVERGENCE = 0.05
+"""Nats between our next-token distribution and the model's own: rounding gives 1e-3, a wrong cache more than 1."""
 
 
 def _attention(
@@ -75,6 +75,7 @@ class PackedModel:
         if config._attn_implementation != NAME or not set(getattr(config, "layer_types", None) or ()) <= LAYER_TYPES:
             raise _unsupported(model, "its attention cannot be replaced")
         if compiled:
+            torch.compiler.reset()  # what was compiled for an earlier model counts against a limit of 8
             for layer in (module for module in model.modules() if type(module).__name__ in model._no_split_modules):
                 layer.compile(dynamic=True)
         try:
@@ -158,10 +159,9 @@ def _check_ids(model: Any) -> list[int]:
 
 
 def _check(model: Any, expected: torch.Tensor, found: torch.Tensor) -> None:
-    limit = MAX_DIVERGENCE[expected.dtype]
     ours, own = (logits.float().log_softmax(-1) for logits in (found, expected))
     divergence = float((own.exp() * (own - ours)).sum(-1).max())
-    if not divergence <= limit:
+    if not divergence <= MAX_DIVERGENCE:
         raise _unsupported(model, f"with a key-value cache of ours its next token differs by {divergence:.2g} nats")
 
 

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from bioquant import checkpoints, quantization
 from bioquant.checkpoints import is_cached
-from bioquant.config import ChatTemplate, Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
+from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
 from bioquant.models import gguf, proof, random
 from bioquant.records import QuantizationReport
@@ -142,7 +142,7 @@ def _read(model: ModelConfig, folder: Path, arguments: dict[str, Any]) -> Parts:
 
 def _tokenizer(model: ModelConfig, folder: Path | None) -> PreTrainedTokenizerBase:
     tokenizer = random.tokenizer() if folder is None else _read_tokenizer(model, folder)
-    if model.chat_template is ChatTemplate.plain:
+    if not model.chat_template:
         tokenizer.chat_template = None
     return tokenizer
 

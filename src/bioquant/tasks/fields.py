@@ -1,11 +1,14 @@
 """From a data file's fields to ours: which field a task reads, and which label a cell stands for."""
 
 from collections.abc import Mapping, Sequence
+from string import punctuation
 from typing import cast
 
 from bioquant.config import TaskConfig
 from bioquant.errors import DataError, did_you_mean
 from bioquant.records import Record, Value
+
+_PUNCTUATION = str.maketrans(dict.fromkeys(punctuation + "“”‘’«»–—…·", " "))
 
 
 def lookup(record: Record, task: TaskConfig, name: str) -> Value:
@@ -76,6 +79,11 @@ def label_names(task: TaskConfig) -> tuple[str, ...]:
 def listed(names: Sequence[str]) -> str:
     """`a, b or c`."""
     return " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def normalised(text: str) -> str:
+    """The text's words in lower case. Texts that differ in case, blanks or punctuation alone are the same example."""
+    return " ".join(text.casefold().translate(_PUNCTUATION).split()) or text.strip()
 
 
 def dicts(value: Value) -> list[dict[str, Value]]:

@@ -125,7 +125,13 @@ def _options(record: Record, task: TaskConfig) -> list[Option]:
         pairs = [(item.get("key"), item.get("value")) for item in dicts(value)]
     elif isinstance(value, list):
         pairs = list(zip(ascii_uppercase, value, strict=False))
-    if len(pairs) < 2 or len(pairs) > len(ascii_uppercase) or any(None in pair for pair in pairs):
+    while pairs and pairs[-1][1] in (None, ""):  # a table's last columns where a question has fewer options
+        pairs.pop()
+    if (
+        len(pairs) < 2
+        or len(pairs) > len(ascii_uppercase)
+        or any(part in (None, "") for pair in pairs for part in pair)
+    ):
         raise DataError(
             f"{record.source}: the options of task '{task.name}' are {str(value)[:80]!r}, not a list of texts, a dict"
             " of letter to text, or a list of {key, value}: correct task.fields.options"
@@ -144,16 +150,23 @@ def _label(record: Record, task: TaskConfig) -> str:
 
 
 def _letter(record: Record, task: TaskConfig, options: Sequence[Option]) -> str:
-    """Our letter for the answer, which the file gives as its letter, a 0-based index or the option's text."""
+    """Our letter for the answer, which the file gives as what it calls the option, as its text, or as its number.
+
+    A number in JSON is never an option's text: where options are figures, 2 would be the wrong one of 1, 2, 4.
+    """
     answer = _answer(record, task)
-    if isinstance(answer, int) and 0 <= answer < len(options):
-        return ascii_uppercase[answer]
     written = str(answer).strip()
-    by_letter = [place for place, (key, _) in enumerate(options) if key.casefold() == written.casefold()]
-    places = by_letter or [place for place, (_, text) in enumerate(options) if text == written]
+    places = [place for place, (key, _) in enumerate(options) if key.casefold() == written.casefold()]
+    if not places and not isinstance(answer, int):
+        places = [place for place, (_, text) in enumerate(options) if text == written]
+    if not places and written.isdecimal():
+        place = int(written) - task.first_option
+        places = [place] if 0 <= place < len(options) else []
     if len(places) != 1:
+        last = task.first_option + len(options) - 1
         raise DataError(
             f"{record.source}: the answer '{written}' of task '{task.name}' is none of its {len(options)} options:"
-            f" give a letter ({', '.join(key for key, _ in options)}), a 0-based index or one option's text"
+            f" give a letter ({', '.join(key for key, _ in options)}), a number from {task.first_option} to {last}"
+            " (task.first_option is the first one's), or one option's text"
         )
     return ascii_uppercase[places[0]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from bioquant import checkpoints, compose, tables
 from bioquant.config import ModelConfig
 
-HEADINGS = ("model", "source", "parameters", "dtype", "licence", "gated", "cached")
+HEADINGS = ("model", "domain", "source", "parameters", "dtype", "licence", "gated", "cached")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,7 +22,16 @@ def line(model: ModelConfig) -> list[str]:
     """One model's row."""
     cached = "yes" if checkpoints.is_cached(model) else "no"
     gated = "yes" if model.gated else "no"
-    return [model.name, str(model.source), size(model.num_parameters), str(model.dtype), model.licence, gated, cached]
+    return [
+        model.name,
+        str(model.domain),
+        str(model.source),
+        size(model.num_parameters),
+        str(model.dtype),
+        model.licence,
+        gated,
+        cached,
+    ]
 
 
 def size(num_parameters: int | None) -> str:

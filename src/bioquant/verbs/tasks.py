@@ -13,7 +13,7 @@ from bioquant.config import RunConfig, TaskConfig
 from bioquant.errors import DataError
 
 if TYPE_CHECKING:
-    from bioquant.inspection import Inspection
+    from bioquant.inspection import Inspection, Lengths
 
 HEADINGS = ("task", "kind", "test", "pool", "labels", "licence", "found", "test file")
 
@@ -82,11 +82,19 @@ def show(config: RunConfig, found: "Inspection") -> None:
     rows += [["duplicates inside", *(str(number) for number in found.num_duplicates)]]
     rows += [[f"gold: {label}", *(str(number) for number in counts)] for label, counts in found.labels.items()]
     tables.show(("", "test", "pool"), rows, as_json=False)
-    print(f"\n{found.num_shared} rows were left out of the pool since the test split asks the same.")
+    print(f"\nLeft out of the pool since the test split has the same id, question or text: {found.num_shared}.")
     print(
         f"Prompts ({config.prompt.name}) in tokens of {config.model.name}, {fits.num_prompts} counted:"
         f" {fits.shortest} to {fits.longest}, median {fits.median}, p95 {fits.p95}.\n"
-        f"Room for {fits.room}: {fits.num_too_long} of {fits.num_prompts} would be shortened."
+        f"Room for {fits.room}: {fits.num_shortened} of {fits.num_prompts} would be shortened{unfit(fits)}."
     )
     for number, (prompt, gold) in enumerate(found.shown, start=1):
         print(f"\n--- prompt {number} ---\n{prompt}\n--- gold ---\n{gold}")
+
+
+def unfit(fits: "Lengths") -> str:
+    """What to say of prompts that no shortening makes fit."""
+    if not fits.unfit:
+        return ""
+    more = " …" if len(fits.unfit) > 3 else ""
+    return f"; {len(fits.unfit)} cannot be made to fit, and a run refuses them ({', '.join(fits.unfit[:3])}{more})"
