@@ -1,6 +1,7 @@
 """The first use of a store: by sixteen processes at once, with wrong addresses, and on the server of `deploy/`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from bioquant import tracking
@@ -137,6 +139,22 @@ def test_the_deployed_server_stops_and_starts_with_its_data(deployed: Path) -> N
     assert not answers(f"http://127.0.0.1:{port}/health")
     assert server("start") == f"MLflow on http://127.0.0.1:{port}, its data in {deployed}\n"
     assert MlflowClient(f"http://127.0.0.1:{port}").get_experiment(before).name == "kept"
+
+
+def test_the_compose_file_starts_the_server_that_is_tested_here() -> None:
+    """Its flags are ones that `mlflow server` takes, and its MLflow is the one the clients are tested with."""
+    compose = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
+    program, verb, *flags = compose["services"]["mlflow"]["command"]
+    assert (program, verb) == ("mlflow", "server")
+    asked = [sys.executable, "-m", "mlflow", "server", "--help"]
+    known = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert [flag for flag in flags if f"{flag.split('=')[0]} " not in known] == []
+    dockerfile = (REPOSITORY / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    pinned = (REPOSITORY / "requirements" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert set(re.findall(r"(mlflow==[\d.]+)", dockerfile)) <= set(pinned)
+    assert set(re.findall(r"psycopg\[binary\]==([\d.]+)", dockerfile)) == {
+        line.removeprefix("psycopg==") for line in pinned if line.startswith("psycopg==")
+    }
 
 
 def test_the_server_script_says_what_it_takes() -> None:

@@ -114,12 +114,9 @@ def test_a_server_that_is_away_from_start_to_end(
     tracking.end_run(offline, parent, "FINISHED")
     assert time.monotonic() - began < 5
     assert tracking.flush(offline).waiting == 3
-    assert (
-        "3 runs are logged on disk and not yet at the tracking store (no server answers there)"
-        in capsys.readouterr().err
-    )
+    assert "3 runs on disk and not yet at the tracking store (no server answers there)" in capsys.readouterr().err
     with pytest.raises(
-        TrackingError, match=r"^3 of 3 runs still wait on disk: no server answers there. Repeat: bioquant sync$"
+        TrackingError, match=r"^3 of 3 runs still on disk: no server answers there. Repeat: bioquant sync$"
     ):
         tracking.sync(offline)
     proxy.up()

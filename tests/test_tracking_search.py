@@ -14,7 +14,7 @@ import pytest
 
 from bioquant import tracking
 from bioquant.config import TrackingConfig
-from bioquant.errors import ModelError
+from bioquant.errors import ModelError, TrackingError
 from bioquant.tracking import calls, owner
 from bioquant.tracking.content import metric_values
 from tracking_parts import PLAN, RESULT, log, start
@@ -22,18 +22,10 @@ from tracking_parts import PLAN, RESULT, log, start
 HERE = socket.gethostname()
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with its tables: making them takes seconds."""
-    path = tmp_path_factory.mktemp("made") / "mlflow.db"
-    tracking.open_store(TrackingConfig(name="t", uri=f"sqlite:///{path}", experiment="other"))
-    return path
-
-
 @pytest.fixture
-def store(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Store:
+def store(fresh_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Store:
     monkeypatch.setenv("BIOQUANT_ROOT", str(tmp_path))
-    shutil.copy(made, tmp_path / "mlflow.db")
+    shutil.copy(fresh_database, tmp_path / "mlflow.db")
     return opened(tmp_path)
 
 
@@ -202,3 +194,25 @@ def test_a_search_takes_all_pages(store: tracking.Store, tmp_path: Path, monkeyp
         run = store.client.create_run(store.experiment_id, tags=tags)
         store.client.set_terminated(run.info.run_id)
     assert tracking.finished(store, [f"f{number}" for number in range(9)]).keys() == {f"f{n}" for n in range(5)}
+
+
+def test_an_artifact_folder_that_cannot_be_written_is_told_and_holds_up_no_other_run(
+    store: tracking.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file stands in the place of the run's artifacts: as bad as a server's folder that a client may not write."""
+    run_id = start(store, tmp_path / "bad")
+    folder = tmp_path / "artifacts" / "bioquant" / run_id
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    log(store, run_id, tmp_path / "bad")
+    log(store, start(store, tmp_path / "good"), tmp_path / "good")
+    left = tracking.flush(store)
+    assert left.waiting == 0
+    [reason] = left.refused.values()
+    assert str(folder) in reason
+    assert f"warning: the tracking store refuses what {store.spool.key_of(run_id)} logs: " in capsys.readouterr().err
+    with pytest.raises(TrackingError, match=r"^the tracking store refuses 1 run, kept in the spool:\n  local-.*: "):
+        tracking.sync(store)
+    folder.unlink()
+    assert tracking.sync(store) == 1
+    assert statuses(store) == ["FINISHED", "FINISHED"]

@@ -101,6 +101,7 @@ def test_many_processes_append_to_one_run(spool: Spool) -> None:
 def test_a_run_is_found_by_its_key_and_by_its_mlflow_id_before_and_after_delivery(spool: Spool) -> None:
     key = spool.create([CREATE])
     assert spool.run_id_of(key) is None
+    spool.link(key, "abc")
     spool.save(key, Progress(run_id="abc"))
     assert spool.key_of("abc") == key
     assert spool.run_id_of(key) == "abc"

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from bioquant.errors import TrackingError, is_disk_full
 from bioquant.tracking.events import Batch, Create, End, Event, File, Input, Reopen, Text
 
 Found = TypeVar("Found")
@@ -36,7 +37,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
-class AwayError(Exception):
+class AwayError(TrackingError):
     """Nothing answers, or not in time: the whole spool has to wait."""
 
 
@@ -44,15 +45,15 @@ class NotSentError(AwayError):
     """No connection came about: nothing can have arrived."""
 
 
-class UnwellError(Exception):
+class UnwellError(TrackingError):
     """The call failed on the server's side (5xx, a locked database): worth another try later."""
 
 
-class RefusedError(Exception):
+class RefusedError(TrackingError):
     """The server understood and will not: asking again changes nothing."""
 
 
-class DeletedError(Exception):
+class DeletedError(TrackingError):
     """The run was deleted on the server: nothing more is wanted."""
 
 
@@ -80,6 +81,8 @@ def asked(call: Callable[[], Found]) -> Found:
         raise AwayError(_short(error.orig or error)) from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise UnwellError(_short(error)) from error
+    except OSError as error:  # of artifacts in a folder: a disk that is full may be so for a while only
+        raise (AwayError if is_disk_full(error) else RefusedError)(_short(error)) from error
 
 
 def _meaning(error: MlflowException) -> Exception:
@@ -100,14 +103,14 @@ def _short(error: BaseException) -> str:
 def create(client: MlflowClient, experiment_id: str, key: str, event: Create, parent_id: str | None) -> str:
     """Make the run; returns its MLflow id."""
     tags = {**event.tags, SPOOL_KEY: key} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
-    with _unrepeated():
+    with unrepeated():
         run = asked(lambda: client.create_run(experiment_id, start_time=event.start_ms, tags=tags, run_name=event.name))
     return run.info.run_id
 
 
 @contextmanager
-def _unrepeated() -> Generator[None]:
-    """Keep MLflow from repeating a request that timed out: the first may have arrived, and there would be two runs."""
+def unrepeated() -> Generator[None]:
+    """Keep MLflow from repeating a request that timed out: a creation may have arrived, and there would be two runs."""
     before = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     try:

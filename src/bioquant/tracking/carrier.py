@@ -1,7 +1,7 @@
 """From the spool to the server, one run at a time: in order, each event once the one before has arrived."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ class Carrier:
         progress = self.spool.progress(key)
         return progress.refused is None and (progress.ended or self.spool.waiting(key))
 
-    def deliver(self, key: str) -> Iterator[None]:
+    def deliver(self, key: str) -> Generator[None]:
         """Deliver what a run has, yielding after each event; nothing where another process is at it.
 
         A refusal is kept with the run. Raises AwayError, UnwellError.
@@ -83,6 +83,7 @@ class Carrier:
         assert isinstance(event, Create)
         parent_id = self._parent_id(event.parent) if event.parent else None
         run_id = self._made_before(key, progress) or self._make(key, progress, event, parent_id)
+        self.spool.link(key, run_id)
         made = replace(self.spool.progress(key), run_id=run_id, done=end)
         self.spool.save(key, made)
         return run_id, made

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from bioquant.errors import TrackingError
 from bioquant.places import without_password
-from bioquant.tracking.calls import AwayError, RefusedError, UnwellError, asked
+from bioquant.tracking.calls import AwayError, RefusedError, UnwellError, asked, unrepeated
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Opens the experiment in the UI on its runs, not on the pages for chat traces."""
@@ -41,7 +41,7 @@ def connect(uri: str, experiment: str) -> str:
     """
     shown = without_password(uri)
     try:
-        with _first_use(uri):
+        with unrepeated(), _first_use(uri):
             return asked(lambda: _experiment(MlflowClient(uri), experiment, uri))
     except AwayError as error:
         raise StoreAwayError(shown, str(error)) from error

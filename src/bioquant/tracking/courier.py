@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import closing
 
 from bioquant.errors import is_disk_full
 from bioquant.tracking import calls, owner
@@ -28,12 +29,13 @@ class Courier:
     """Delivers in the background what this process logs and what dead ones left, and beats for the runs it owns.
 
     What another living process logs is that one's to deliver. moves: counts what was delivered. why_away: the reason
-    while the server is away, else empty.
+    while the server is away, else empty. trouble: what the server failed of last.
     """
 
     def __init__(self, carrier: Carrier) -> None:
         self.moves = 0
         self.why_away = ""
+        self.trouble = ""
         self._carrier = carrier
         self._mine: set[str] = set()
         self._looked_around = 0.0
@@ -103,11 +105,12 @@ class Courier:
         self._create_urgent()
         for key in keys:
             try:
-                for _ in self._carrier.deliver(key):
-                    self._moved()
-                    self._create_urgent()
-            except UnwellError:
-                self._left_over = True
+                with closing(self._carrier.deliver(key)) as steps:
+                    for _ in steps:
+                        self._moved()
+                        self._create_urgent()
+            except UnwellError as unwell:
+                self._left_over, self.trouble = True, str(unwell)
             self._left_over |= self._carrier.deliverable(key)
 
     def _loop(self) -> None:

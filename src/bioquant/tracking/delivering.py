@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 FLUSH_S = 15.0
 """How long the end of a run waits for a server that takes nothing. While it takes something, it waits."""
 
-
 AGAIN_S = 0.5
 """Between two tries by hand of which the first moved nothing."""
 
@@ -67,9 +66,9 @@ def flush(store: Store) -> Delivery:
     store.courier.drain(FLUSH_S)
     left = _standing(store, store.courier.left())
     if left.waiting:
-        why = store.courier.why_away
+        why = store.courier.why_away or store.courier.trouble
         print(
-            f"warning: {_runs(left.waiting)} logged on disk and not yet at the tracking store ({why or 'it is slow'}): "
+            f"warning: {_runs(left.waiting)} on disk and not yet at the tracking store ({why or 'it is slow'}): "
             "delivered at the next start, or with: bioquant sync",
             file=sys.stderr,
         )
@@ -93,7 +92,7 @@ def sync(store: Store) -> int:
         refusals = "".join(f"\n  {key}: {reason}" for key, reason in left.refused.items())
         raise TrackingError(f"the tracking store refuses {_runs(len(left.refused))}, kept in the spool:{refusals}")
     if left.waiting:
-        raise TrackingError(f"{left.waiting} of {len(before)} runs still wait on disk: {why}. Repeat: bioquant sync")
+        raise TrackingError(f"{left.waiting} of {_runs(len(before))} still on disk: {why}. Repeat: bioquant sync")
     return len(before)
 
 
@@ -107,7 +106,7 @@ def _deliver_while_it_moves(spool: Spool, courier: "Courier") -> str:
             if before != (before := (len(keys), courier.moves)):
                 since = time.monotonic()
             elif time.monotonic() - since > FLUSH_S:
-                return "the server fails on what they log, or another process is delivering them"
+                return courier.trouble or "another process is delivering them"
             else:
                 time.sleep(AGAIN_S)
             courier.deliver(keys)
@@ -117,4 +116,4 @@ def _deliver_while_it_moves(spool: Spool, courier: "Courier") -> str:
 
 
 def _runs(number: int) -> str:
-    return "1 run is" if number == 1 else f"{number} runs are"
+    return "1 run" if number == 1 else f"{number} runs"

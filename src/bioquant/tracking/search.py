@@ -1,11 +1,13 @@
 """What other runs there are: cells that are finished, and runs whose owner is gone."""
 
+import contextlib
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from bioquant.errors import TrackingError
 from bioquant.records import Outcome
 from bioquant.tracking import owner
 from bioquant.tracking.events import Batch, End, Event, Status
@@ -49,7 +51,7 @@ def reap(store: Store) -> list[Reaped]:
     spoken_for = {store.spool.run_id_of(key) for key in store.spool.runs()}
     for run in _running(store):
         if _is_twin(store, run):
-            store.client.delete_run(run.info.run_id)
+            _delete(store, run.info.run_id)
         elif run.info.run_id not in spoken_for and owner.gone(run.data.tags):
             last_sign_s = float(run.data.tags.get("owner.heartbeat", time.time()))
             closed.append(_close(store, run.info.run_id, run.info.run_name or "", run.data.tags, "KILLED", last_sign_s))
@@ -58,12 +60,10 @@ def reap(store: Store) -> list[Reaped]:
 
 def _on_the_server(store: Store, fingerprints: Collection[str]) -> dict[str, Outcome]:
     """By fingerprint; where the server is away, from what was delivered before. A filter of MLflow takes one value."""
-    from bioquant.tracking.calls import AwayError, UnwellError
-
     try:
         one = f" and tags.fingerprint = '{next(iter(fingerprints))}'" if len(fingerprints) == 1 else ""
         runs = list(_search(store, f"attributes.status = 'FINISHED' and tags.`bioquant.kind` = 'cell'{one}"))
-    except (AwayError, UnwellError):
+    except TrackingError:
         records = store.spool.delivered().values()
         return {
             record["fingerprint"]: Outcome(metrics=record["metrics"], input_ids_sha256=record["input_ids_sha256"])
@@ -99,12 +99,9 @@ def _reap_spooled(store: Store) -> Iterator[Reaped]:
 
 
 def _running(store: Store) -> "list[Run]":
-    from bioquant.tracking.calls import AwayError, UnwellError
-
-    try:
+    with contextlib.suppress(TrackingError):
         return list(_search(store, "attributes.status = 'RUNNING'"))
-    except (AwayError, UnwellError):
-        return []
+    return []
 
 
 def _is_twin(store: Store, run: "Run") -> bool:
@@ -112,6 +109,14 @@ def _is_twin(store: Store, run: "Run") -> bool:
     key = run.data.tags.get("spool_key")
     used = store.spool.run_id_of(key) if key else None
     return used is not None and used != run.info.run_id
+
+
+def _delete(store: Store, run_id: str) -> None:
+    """What cannot be deleted now is found again at the next start."""
+    from bioquant.tracking.calls import asked
+
+    with contextlib.suppress(TrackingError):
+        asked(lambda: store.client.delete_run(run_id))
 
 
 def _close(store: Store, run_id: str, name: str, tags: Mapping[str, str], status: Status, last_sign_s: float) -> Reaped:
@@ -125,7 +130,7 @@ def _close(store: Store, run_id: str, name: str, tags: Mapping[str, str], status
 
 
 def _search(store: Store, condition: str) -> "Iterator[Run]":
-    """The runs that fulfil it, the latest first. Raises AwayError, UnwellError."""
+    """The runs that fulfil it, the latest first. Raises TrackingError."""
     from bioquant.tracking.calls import asked
 
     order = ["attributes.end_time DESC"]

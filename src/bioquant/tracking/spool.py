@@ -5,6 +5,7 @@ One folder a store and experiment, under `multirun/.spool` of the project:
     store.json               the store's address (without a password) and the experiment's id
     runs/KEY.jsonl           a run's events, one a line, appended by any process of the project
     runs/KEY.json            how far they are delivered, and the MLflow run id
+    runs/ID.key              the key of the run with this MLflow id
     runs/KEY.reserve         room for a terminal status on a disk that is full
     delivered.jsonl          a line for each run whose events were all delivered; its files are gone then
     locks/                   taken around appending and around delivering, each for one run at a time
@@ -27,6 +28,8 @@ from filelock import FileLock, Timeout
 
 from bioquant.errors import DiskFullError, TrackingError, is_disk_full
 from bioquant.tracking.events import Create, Event, Summary, from_line, summary, to_line
+
+KINDS = ("jsonl", "json", "reserve")
 
 RESERVE_BYTES = 8192
 STRIPES = 1024
@@ -137,6 +140,10 @@ class Spool:
         """How far the run is delivered."""
         return Progress(**(_read_json(self._path(key, "json")) or {}))
 
+    def link(self, key: str, run_id: str) -> None:
+        """Make the run known by its MLflow id too."""
+        self._path(run_id, "key").write_text(key, encoding="utf-8")
+
     def save(self, key: str, progress: Progress) -> None:
         """Remember how far the run is delivered."""
         self._replace(self._path(key, "json"), asdict(progress))
@@ -157,8 +164,8 @@ class Spool:
                 return
             with self._lock("record", "delivered"):
                 _append(self.folder / "delivered.jsonl", json.dumps({"key": key, **record}).encode() + b"\n")
-            for kind in ("jsonl", "json", "reserve"):
-                self._path(key, kind).unlink(missing_ok=True)
+            for path in (*(self._path(key, kind) for kind in KINDS), self._path(record["run_id"], "key")):
+                path.unlink(missing_ok=True)
 
     def delivered(self) -> dict[str, dict[str, Any]]:
         """What `forget` kept, by key."""
@@ -168,16 +175,16 @@ class Spool:
 
     def key_of(self, run_id: str) -> str:
         """Where the events of a run stand, given its local key or its MLflow id."""
-        if run_id.startswith(LOCAL) or self._events(run_id).exists():
-            return run_id
-        return next((key for key in self.runs() if self.progress(key).run_id == run_id), run_id)
+        link = self._path(run_id, "key")
+        return link.read_text(encoding="utf-8") if link.exists() else run_id
 
     def run_id_of(self, run_id: str) -> str | None:
         """The MLflow id of a run given by either; None where it has none yet."""
         if not run_id.startswith(LOCAL):
             return run_id
-        found = self.progress(run_id).run_id
-        return found or self.delivered().get(run_id, {}).get("run_id")
+        if self._events(run_id).exists():
+            return self.progress(run_id).run_id
+        return self.delivered().get(run_id, {}).get("run_id")
 
     def _begin_again(self, key: str) -> None:
         """A run whose events were all delivered, or that was made elsewhere, gets more."""

@@ -25,12 +25,14 @@ class Store:
     """An open tracking store: the experiment is known, writes go to the spool.
 
     courier: delivers what is spooled; None in a worker, whose parent delivers.
+    away: why the server did not answer when the store was opened; empty where it did.
     """
 
     uri: str
     experiment_id: str
     spool: Spool
     courier: "Courier | None"
+    away: str = ""
 
     @property
     def client(self) -> "MlflowClient":
@@ -52,7 +54,7 @@ def open_store(config: TrackingConfig) -> Store:
 
     uri = places.tracking_uri(config.uri)
     spool = Spool(spool_folder(uri, config.experiment))
-    known = spool.address()
+    known, away = spool.address(), ""
     try:
         experiment_id = connection.connect(uri, config.experiment)
         spool.remember(uri=places.without_password(uri), experiment=config.experiment, experiment_id=experiment_id)
@@ -64,8 +66,8 @@ def open_store(config: TrackingConfig) -> Store:
             "disk and is delivered once it answers, or with: bioquant sync",
             file=sys.stderr,
         )
-        experiment_id = known["experiment_id"]
-    return Store(uri, experiment_id, spool, Courier(Carrier(spool, uri, experiment_id)))
+        experiment_id, away = known["experiment_id"], error.reason
+    return Store(uri, experiment_id, spool, Courier(Carrier(spool, uri, experiment_id)), away)
 
 
 def open_spool(config: TrackingConfig) -> Store:

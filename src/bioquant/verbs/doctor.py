@@ -48,8 +48,9 @@ def reap(*, as_json: bool) -> None:
     store = runs.open_store(TrackingConfig(name="default"))
     closed = runs.reap(store)
     runs.flush(store)
-    tables.show(REAPED, [[run.run_id, run.name, run.owner, run.status] for run in closed], as_json=as_json)
-    if not closed:
+    if closed or as_json:
+        tables.show(REAPED, [[run.run_id, run.name, run.owner, run.status] for run in closed], as_json=as_json)
+    else:
         print("No run is RUNNING without its process.", file=sys.stderr)
 
 
@@ -123,6 +124,13 @@ def tracking() -> list[str]:
         left = pending(store)
         number = left.waiting + len(left.refused)
         advice = f"{number} of its runs wait on disk: bioquant sync" if number else ""
+        if store.away:
+            return [
+                "tracking",
+                "away",
+                places.without_password(store.uri),
+                f"{store.away}: what is logged waits on disk",
+            ]
         return ["tracking", "ok", places.without_password(store.uri), advice]
     except TrackingError as error:
         return ["tracking", "missing", places.without_password(places.tracking_uri(None)), str(error)]

@@ -30,7 +30,7 @@ def deliver(found: tracking.Spooled) -> str:
         number = tracking.sync(store)
     except TrackingError as error:
         return str(error)
-    print(f"{number} runs delivered to {found.uri}, experiment {found.experiment}.")
+    print(f"{number} run{'' if number == 1 else 's'} delivered to {found.uri}, experiment {found.experiment}.")
     return ""
 
 
