@@ -11,15 +11,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Later floors may import earlier ones, never the other way round.
 FLOORS = [
-    {"errors", "records", "places", "embedding"},
+    {"errors", "records", "places", "embedding", "launching"},
     {"config"},
-    {"ranges"},
+    {"validation"},
     {"statistics"},
     {"metrics"},
     {"trivial"},
     {"tasks"},
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
-    {"plan", "datasets", "compose", "progress", "journal"},
+    {"plan", "datasets", "compose", "grid", "progress", "journal", "attempts", "files"},
     {"evidence"},
     {"compare", "selection"},
     {"study", "wording"},

@@ -47,7 +47,7 @@ def test_every_option_composes_and_is_named_like_its_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_composes(path: Path) -> None:
-    assert composed(f"experiment={path.stem}").limit
+    assert composed(f"experiment={path.stem}").task.name
 
 
 def test_a_configuration_survives_the_way_to_a_worker() -> None:
@@ -70,7 +70,7 @@ MISTAKES = [
     ),
     (
         ["experiment=quickstrat"],
-        "experiment 'quickstrat' is not known; did you mean 'quickstart'? Choose from: quickstart.",
+        "experiment 'quickstrat' is not known; did you mean 'quickstart'? Choose from: paper_grid, quickstart.",
     ),
     (["limt=4"], f"key 'limt' is not known; did you mean 'limit'? {SEE}"),
     (["quant.bitts=4"], f"key 'quant.bitts' is not known; did you mean 'quant.bits'? {SEE}"),

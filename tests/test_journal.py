@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bioquant.journal import from_json, journal, shown, to_json, write_predictions
+from bioquant import journal as room
+from bioquant.journal import from_json, journal, shown, take_over, to_json, write_predictions
 from bioquant.records import Answer, Prediction, Row, Span
 
 PREDICTION = Prediction(
@@ -34,6 +35,48 @@ def test_a_prediction_is_on_disk_as_soon_as_it_is_made(tmp_path: Path) -> None:
         line = (tmp_path / "journal.jsonl").read_text(encoding="utf-8")
         assert json.loads(line)["outputs"] == ["yes ü\n"]
         assert line.count("\n") == 1
+
+
+SPANS = (Span(start=0, end=7, label="Chemical", text="aspirin"), Span(start=-1, end=-1, label="Disease", text="flu"))
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        PREDICTION,
+        replace(PREDICTION, answer=None, target=("a", "b"), outputs=("x", "y"), truncated=True),
+        replace(PREDICTION, answer=SPANS, target=(), finish="length"),
+        replace(PREDICTION, choice_logprobs=(-0.1, -1 / 3, float("-inf")), seconds=1 / 3),
+    ],
+)
+def test_a_prediction_is_read_back_as_it_was(tmp_path: Path, prediction: Prediction) -> None:
+    with journal(tmp_path) as write:
+        write(prediction)
+    assert take_over(tmp_path, tmp_path) == [prediction]
+
+
+@pytest.mark.parametrize("torn", [1, 10, 200])
+def test_a_line_that_was_torn_by_a_kill_is_dropped(tmp_path: Path, torn: int) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    after.mkdir()
+    with journal(before) as write:
+        for prompt in ("one", "two"):
+            write(replace(PREDICTION, prompt=prompt))
+    whole = (before / "journal.jsonl").read_bytes()
+    (before / "journal.jsonl").write_bytes(whole[:-torn])
+    assert [prediction.prompt for prediction in take_over(before, after)] == ["one"]
+    with journal(after) as write:
+        write(replace(PREDICTION, prompt="two"))
+    assert (after / "journal.jsonl").read_bytes() == whole
+
+
+def test_a_journal_is_written_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ORPHAN_S", 0.1)
+    with journal(tmp_path), pytest.raises(TimeoutError):
+        take_over(tmp_path, tmp_path)
+    assert take_over(tmp_path, tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
 
 
 def test_the_stable_file_does_not_depend_on_time(tmp_path: Path) -> None:

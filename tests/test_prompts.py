@@ -162,7 +162,7 @@ def test_balanced_mlc_covers_the_labels() -> None:
         (
             [],
             False,
-            "prompt.num_shots=5 but task 't' has no few-shot pool: set prompt.num_shots=0 or choose another task",
+            "prompt.num_shots=5 but task 't' has no few-shot pool: lower prompt.num_shots or choose another task",
         ),
     ],
 )

@@ -92,7 +92,7 @@ def gib(number: int) -> str:
 
 def _instead(config: RunConfig, device: Device, room: int) -> str:
     """The nearest recipe and the nearest model that fit, as overrides."""
-    nearest = [_fit(f"quant={quant.name}", config.model, quant, device) for quant in _recipes(device)]
+    nearest = [_fit(f"quant={quant.name}", config.model, quant, device) for quant in _recipes(config.model, device)]
     recipe = max((fit for fit in nearest if fit[0] <= room), default=None)
     models = [_fit(f"model={model.name}", model, config.quant, device) for model in _models(config.model)]
     model = next((fit for fit in models if fit[0] <= room), None)
@@ -104,12 +104,12 @@ def _fit(override: str, model: ModelConfig, quant: QuantConfig, device: Device) 
     return demand(model, quant, device), override
 
 
-def _recipes(device: Device) -> Iterator[QuantConfig]:
-    """Those that can run on the device."""
+def _recipes(model: ModelConfig, device: Device) -> Iterator[QuantConfig]:
+    """Those that can run this model on the device."""
     recipes: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
     for quant in recipes.values():
         try:
-            quantization.check(quant, device)
+            quantization.check(quant, model, device, None)
         except QuantError:
             continue
         yield quant

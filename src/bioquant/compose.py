@@ -23,7 +23,7 @@ from yaml import MarkedYAMLError
 from bioquant.config import RunConfig, conf_dir
 from bioquant.errors import ConfigError, did_you_mean, unknown
 from bioquant.places import project_root
-from bioquant.ranges import check
+from bioquant.validation import check
 
 GROUPS = ("model", "quant", "task", "prompt", "engine", "measure", "tracking", "policy", "experiment")
 

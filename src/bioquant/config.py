@@ -5,10 +5,12 @@ Imports neither torch nor mlflow, and does no I/O.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+from bioquant.launching import LauncherConfig, SweepConfig
+from bioquant.places import conf_dir as conf_dir
 
 
 class Dtype(StrEnum):
@@ -37,6 +39,15 @@ class ModelSource(StrEnum):
     random = "random"
 
 
+class QuantMethod(StrEnum):
+    """The library call behind a recipe."""
+
+    none = "none"
+    bnb_int8 = "bnb_int8"
+    bnb_4bit = "bnb_4bit"
+    quanto = "quanto"
+
+
 class Domain(StrEnum):
     """What a model was made for: the study compares biomedical models with general ones."""
 
@@ -57,6 +68,7 @@ class ModelConfig:
         what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
     chat_template: whether turns are written by the tokenizer's own template, else plainly, as for a base model.
+    calibrated: the methods whose weights this checkpoint already holds, quantized with calibration data beforehand.
     """
 
     name: str = MISSING
@@ -74,18 +86,10 @@ class ModelConfig:
     context_length: int = MISSING
     licence: str = MISSING
     gated: bool = False
+    calibrated: list[QuantMethod] = field(default_factory=list[QuantMethod])
     chat_template: bool = True
     system_prompt: str | None = None
     trust_remote_code: bool = False
-
-
-class QuantMethod(StrEnum):
-    """The library call behind a recipe."""
-
-    none = "none"
-    bnb_int8 = "bnb_int8"
-    bnb_4bit = "bnb_4bit"
-    quanto = "quanto"
 
 
 class WeightFormat(StrEnum):
@@ -99,12 +103,26 @@ class WeightFormat(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True)
+class RequiresConfig:
+    """What a recipe needs; a sweep leaves out the cells that do not have it. null is no limit.
+
+    compute_capability: the least of a CUDA device, as NVIDIA counts (8.0: Ampere, 8.9: Ada, 9.0: Hopper).
+    calibrated: a checkpoint that lists the recipe's method in `model.calibrated`. min_, max_parameters: of the model.
+    """
+
+    devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
+    compute_capability: float | None = None
+    calibrated: bool = False
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class QuantConfig:
     """A quantization recipe.
 
     bits: of one quantized weight, without its quantization state.
     compute_dtype: of the matrix products; null takes the model's.
-    devices: where the recipe runs.
     """
 
     name: str = MISSING
@@ -115,7 +133,7 @@ class QuantConfig:
     int8_threshold: float = 6.0
     compute_dtype: Dtype | None = None
     skip_modules: list[str] = field(default_factory=lambda: ["lm_head"])
-    devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
+    requires: RequiresConfig = field(default_factory=RequiresConfig)
 
 
 class TaskKind(StrEnum):
@@ -253,6 +271,7 @@ class ShotSelection(StrEnum):
 class PromptConfig:
     """A prompting method.
 
+    kinds: the kinds of task it makes sense for; a sweep leaves out the others.
     num_samples: self-consistency: answers drawn an example, of which the majority counts.
     reasoning_tokens: added to the task's token limit when the model reasons first.
     embedding_model: kNN: a local sentence-transformers-style folder; null takes TF-IDF.
@@ -267,6 +286,7 @@ class PromptConfig:
     top_p: float = 1.0
     reasoning_tokens: int = 256
     embedding_model: str | None = None
+    kinds: list[TaskKind] = field(default_factory=lambda: list(TaskKind))
 
 
 class Scoring(StrEnum):
@@ -357,6 +377,7 @@ class RunConfig:
     """One cell: all that a run depends on.
 
     limit: a seeded sample of this many test examples, the same for every model and quant; null takes all.
+    resume: what is finished is not run again, and what was interrupted goes on where it stopped.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -369,11 +390,8 @@ class RunConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
     limit: int | None = None
     seed: int = 0
-
-
-def conf_dir() -> Path:
-    """The folder of YAML files: inside the package in a wheel, beside `src/` in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+    resume: bool = True

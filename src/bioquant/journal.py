@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
+from filelock import FileLock
 
 from bioquant.records import Answer, Prediction, Row, Span
 
@@ -15,16 +16,59 @@ TIMED = ("seconds", "batch_index", "batch_size")
 """Fields that differ between two runs of the same cell."""
 
 
+JOURNAL = "journal.jsonl"
+
+ORPHAN_S = 60.0
+"""How long a journal's last writer may take to die."""
+
+
 @contextmanager
 def journal(folder: Path) -> Generator[Callable[[Prediction], None]]:
     """Append each prediction to `journal.jsonl` at once, so that nothing finished is lost to what fails later."""
-    with (folder / "journal.jsonl").open("a", encoding="utf-8") as file:
+    with _alone(folder), (folder / JOURNAL).open("a", encoding="utf-8", newline="\n") as file:
 
         def write(prediction: Prediction) -> None:
             file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
             file.flush()
 
         yield write
+
+
+def take_over(before: Path, folder: Path) -> list[Prediction]:
+    """The predictions that an earlier attempt journaled, which from now on stand in this folder's journal too.
+
+    before: the earlier attempt's folder, which may be this one. A last line that was torn by a kill is dropped.
+    Raises TimeoutError where the earlier attempt's process still writes.
+    """
+    with _alone(before):
+        data = (before / JOURNAL).read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    copy = folder / f"{JOURNAL}.copy"
+    copy.write_bytes(whole)
+    copy.replace(folder / JOURNAL)
+    return [_prediction(json.loads(line)) for line in whole.splitlines()]
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """One process at a time: a parent that was killed leaves a worker, which may live on for a moment."""
+    path = folder / f"{JOURNAL}.lock"
+    with FileLock(path, timeout=ORPHAN_S, thread_local=False):
+        yield
+        path.unlink()
+
+
+def _prediction(fields: dict[str, Any]) -> Prediction:
+    """The opposite of `asdict`, of what JSON has made of it."""
+    tuples: dict[str, Any] = {name: tuple(fields[name]) for name in ("outputs", "choice_logprobs")}
+    answers: dict[str, Any] = {name: _answer(fields[name]) for name in ("answer", "target")}
+    return Prediction(**{**fields, **tuples, **answers})
+
+
+def _answer(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return tuple(Span(**part) if isinstance(part, dict) else part for part in value)
 
 
 def write_predictions(folder: Path, predictions: Sequence[Prediction], rows: Sequence[Row]) -> None:

@@ -19,6 +19,12 @@ def project_root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "multirun").is_dir()), here)
 
 
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the package in a wheel, beside `src/` in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+
+
 def cache_dir() -> Path:
     """$BIOQUANT_CACHE, else the user's cache folder: converted checkpoints."""
     return Path(os.environ.get("BIOQUANT_CACHE") or platformdirs.user_cache_dir("bioquant"))

@@ -13,7 +13,6 @@ from random import Random
 from typing import assert_never, cast
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from bioquant.config import PromptConfig, ShotSelection, TaskConfig, TaskKind
 from bioquant.errors import ConfigError
@@ -116,7 +115,7 @@ def _shots(
     rows: Sequence[Row], pool: Sequence[Row], task: TaskConfig, prompt: PromptConfig, seed: int
 ) -> Sequence[Sequence[Row]]:
     """The few-shot examples of each row."""
-    _check_pool(pool, task, prompt)
+    check(task, prompt, len(pool))
     match prompt.selection:
         case _ if prompt.num_shots == 0:
             return [()] * len(rows)
@@ -132,18 +131,26 @@ def _shots(
             assert_never(prompt.selection)
 
 
-def _check_pool(pool: Sequence[Row], task: TaskConfig, prompt: PromptConfig) -> None:
-    if prompt.num_shots <= len(pool):
-        return
-    if task.pool is None and not pool:
-        raise ConfigError(
-            f"prompt.num_shots={prompt.num_shots} but task '{task.name}' has no few-shot pool: "
-            "set prompt.num_shots=0 or choose another task"
-        )
-    raise ConfigError(
-        f"prompt.num_shots={prompt.num_shots} but the few-shot pool of task '{task.name}' holds only {len(pool)} "
-        f"example{'' if len(pool) == 1 else 's'}: lower prompt.num_shots or choose another task"
+def unmet(task: TaskConfig, prompt: PromptConfig, num_pool: int) -> str | None:
+    """What this task has not that the prompting method needs, in words; None where nothing is missing."""
+    if task.kind not in prompt.kinds:
+        return f"prompt '{prompt.name}' makes no sense for {task.kind} tasks (prompt.kinds: {', '.join(prompt.kinds)})"
+    if prompt.num_shots <= num_pool:
+        return None
+    if task.pool is None and num_pool == 0:
+        return f"prompt.num_shots={prompt.num_shots} but task '{task.name}' has no few-shot pool"
+    return (
+        f"prompt.num_shots={prompt.num_shots} but the few-shot pool of task '{task.name}' holds only {num_pool} "
+        f"example{'' if num_pool == 1 else 's'}"
     )
+
+
+def check(task: TaskConfig, prompt: PromptConfig, num_pool: int) -> None:
+    """Whether the prompting method can be used on the task. Raises ConfigError."""
+    reason = unmet(task, prompt, num_pool)
+    if reason is not None:
+        way_out = "choose another prompt" if task.kind not in prompt.kinds else "lower prompt.num_shots"
+        raise ConfigError(f"{reason}: {way_out} or choose another task")
 
 
 def balanced(pool: Sequence[Row], task: TaskConfig, num_shots: int) -> list[Row]:
@@ -187,6 +194,8 @@ def nearest(rows: Sequence[Row], pool: Sequence[Row], prompt: PromptConfig) -> l
 
         similar = embed(own, prompt.embedding_model) @ embed(others, prompt.embedding_model).T
     else:
+        from sklearn.feature_extraction.text import TfidfVectorizer  # two seconds, which only this selection needs
+
         vectorizer = TfidfVectorizer(sublinear_tf=True).fit(others)
         ours, theirs = vectorizer.transform(own), vectorizer.transform(others).T
         similar = (

@@ -1,19 +1,17 @@
 """The main path: one cell, compose → plan → load → evaluate → measure → log."""
 
 import hashlib
-import json
 import logging
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from bioquant import (
+    attempts,
     capacity,
     datasets,
     measure,
@@ -25,15 +23,17 @@ from bioquant import (
     quantization,
     tracking,
 )
-from bioquant.config import ModelConfig, QuantConfig, RunConfig, Scoring
+from bioquant.config import RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import Limits, sha256
 from bioquant.engine.transformers import TransformersModel
-from bioquant.errors import DiskFullError, OutOfMemoryError, is_disk_full
+from bioquant.errors import OutOfMemoryError
+from bioquant.files import logged, write_config, write_json
 from bioquant.journal import journal, write_predictions
 from bioquant.measure import energy, latency
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
 from bioquant.plan import RunPlan, plan
+from bioquant.progress import Watch
 from bioquant.records import (
     Dataset,
     Example,
@@ -63,27 +63,29 @@ class Loaded:
 
 
 def run_single(config: RunConfig, folder: Path) -> tuple[RunPlan, Outcome]:
-    """One cell on its own: opens its MLflow run before the model loads, and closes it with what really happened."""
+    """One cell on its own, unless it is finished already.
+
+    Opens its MLflow run before the model loads, and closes it with what really happened. A job that was queued again
+    finds its folder taken, and goes on in its own run.
+    """
     cell = prepare(config, read(config))
     store = tracking.open_store(config.tracking)
     tracking.reap(store)
-    run_id = tracking.start_run(store, cell, folder, sweep_id=None, parent_run_id=None)
-    with tracking.closing(store, run_id, folder), logged(folder):
-        result = run_cell(cell, folder, load(config))
-        tracking.log_result(store, run_id, result, folder)
+    with attempts.awaited_turn(cell.fingerprint, cell.name):
+        found = tracking.finished(store, [cell.fingerprint]) if config.resume else {}
+        if found:
+            print(f"{cell.name} is finished already: resume=false runs it again", file=sys.stderr, flush=True)
+            return cell, found[cell.fingerprint]
+        run_id = tracking.run_of(folder)
+        if run_id is None:
+            run_id = tracking.start_run(store, cell, folder, sweep_id=None, parent_run_id=None)
+        else:
+            tracking.reattach(store, run_id)
+        with tracking.closing(store, run_id, folder), logged(folder):
+            result = run_cell(cell, folder, load(config), journaled(cell, folder))
+            tracking.log_result(store, run_id, result, folder)
+        attempts.done(cell.fingerprint)
     return cell, tracking.outcome(result)
-
-
-def prepare_all(configs: Sequence[RunConfig]) -> list[RunPlan]:
-    """The plans of a sweep's cells; each task's files are read once."""
-    loaded: dict[str, Dataset] = {}
-    plans: list[RunPlan] = []
-    for config in configs:
-        key = repr((config.task, config.data))
-        if key not in loaded:
-            loaded[key] = read(config)
-        plans.append(prepare(config, loaded[key]))
-    return plans
 
 
 def read(config: RunConfig) -> Dataset:
@@ -131,26 +133,17 @@ def ready(loaded: models.LoadedModel, config: RunConfig) -> tuple[LanguageModel,
     return model, time.perf_counter() - started if compiled else None
 
 
-class Session:
-    """Keeps the model that was loaded last: the cells of a group share it."""
-
-    def __init__(self) -> None:
-        self._key: tuple[ModelConfig, QuantConfig] | None = None
-        self._loaded: Loaded | None = None
-
-    def load(self, config: RunConfig) -> Loaded:
-        """The model of this cell, loaded anew only where it differs from the last one's."""
-        key = (config.model, config.quant)
-        if self._loaded is None or self._key != key:
-            self._loaded, self._key = None, key
-            self._loaded = load(config)
-        return self._loaded
-
-
-def run_cell(cell: RunPlan, folder: Path, loaded: Loaded) -> RunResult:
+def run_cell(
+    cell: RunPlan,
+    folder: Path,
+    loaded: Loaded,
+    earlier: Sequence[Prediction] = (),
+    watch: Watch = progress.ALONE,
+) -> RunResult:
     """Measure → evaluate → score: the cell's result, with all its files in the folder.
 
-    The latency probe comes first, so that the evaluation, which gives the throughput, runs on a warm device.
+    The latency probe comes first, so that the evaluation, which gives the throughput, runs on a warm device. Of an
+    evaluation that goes on from an earlier attempt's journal, memory and energy are measured in part, so not at all.
     """
     write_config(cell.config, folder)
     cell = fit(cell, loaded.model)
@@ -158,8 +151,9 @@ def run_cell(cell: RunPlan, folder: Path, loaded: Loaded) -> RunResult:
     meter = MemoryMeter(loaded.model.device)
     meter.reset()
     with energy.meter(loaded.model.device) as joules:
-        predictions = evaluate(cell, loaded.model, folder)
-    footprint = footprint_of(loaded, predictions, meter.peak(), joules, alone, batched)
+        predictions = evaluate(cell, loaded.model, folder, earlier, watch)
+    peak, joules = (MemoryPeak(), energy.Joules()) if earlier else (meter.peak(), joules)
+    footprint = footprint_of(loaded, predictions, peak, joules, alone, batched)
     write_predictions(folder, predictions, [example.row for example in cell.examples])
     result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
     write_json(folder / "scores.json", asdict(result))
@@ -213,34 +207,58 @@ def footprint_of(
     )
 
 
-def evaluate(cell: RunPlan, model: LanguageModel, folder: Path) -> list[Prediction]:
-    """Ask the model every example; each prediction is on disk as soon as it is made. In the examples' order."""
-    made: dict[int, Prediction] = {}
+def journaled(cell: RunPlan, folder: Path) -> list[Prediction]:
+    """What an earlier attempt at this cell, here or elsewhere, has already answered."""
+    return attempts.take_over(cell.fingerprint, folder, measure.environment(), anew=not cell.config.resume)
+
+
+def evaluate(
+    cell: RunPlan, model: LanguageModel, folder: Path, earlier: Sequence[Prediction] = (), watch: Watch = progress.ALONE
+) -> list[Prediction]:
+    """Ask the model every example that has no earlier prediction; each one is on disk as soon as it is made.
+
+    In the examples' order. Raises KeyboardInterrupt where the watch has ended it before all were asked.
+    """
+    place = {example.id: index for index, example in enumerate(cell.examples)}
+    made = {place[prediction.example_id]: prediction for prediction in earlier}
     method = generated if cell.config.engine.scoring is Scoring.generate else likeliest
-    with progress.examples(cell.name, len(cell.examples)) as advance, journal(folder) as write:
-        for index, prediction in method(cell, model):
+    with (
+        watch.show(cell.name, len(cell.examples)) as advance,
+        watch.stopping() as stopped,
+        journal(folder) as write,
+    ):
+        advance(len(made))
+        for index, prediction in method(cell, model, frozenset(made), stopped):
             made[index] = prediction
             write(prediction)
             advance(1)
+    if len(made) < len(cell.examples):
+        raise KeyboardInterrupt
     return [made[index] for index in range(len(cell.examples))]
 
 
-def generated(cell: RunPlan, model: LanguageModel) -> Iterator[tuple[int, Prediction]]:
+def generated(
+    cell: RunPlan, model: LanguageModel, skip: frozenset[int], stopped: Callable[[], bool]
+) -> Iterator[tuple[int, Prediction]]:
     """Predictions from generated text, each once all its samples are drawn."""
     config, samples = cell.config, defaultdict[int, list[Generation]](list)
-    for generation in model.generate([example.messages for example in cell.examples], settings(config)):
+    prompted = [example.messages for example in cell.examples]
+    for generation in model.generate(prompted, settings(config), skip=skip, stopped=stopped):
         drawn = samples[generation.index]
         drawn.append(generation)
         if len(drawn) == config.prompt.num_samples:
             yield generation.index, predict(config, cell.examples[generation.index], drawn)
 
 
-def likeliest(cell: RunPlan, model: LanguageModel) -> Iterator[tuple[int, Prediction]]:
+def likeliest(
+    cell: RunPlan, model: LanguageModel, skip: frozenset[int], stopped: Callable[[], bool]
+) -> Iterator[tuple[int, Prediction]]:
     """Predictions from the log-probability of each choice: the likeliest is the answer, so none is invalid."""
     prompted = [example.messages for example in cell.examples]
     choices = [example.row.choices for example in cell.examples]
     start = time.perf_counter()
-    for index, logprobs in model.loglikelihood(prompted, choices, limits(cell.config)):
+    scored = model.loglikelihood(prompted, choices, limits(cell.config), skip=skip, stopped=stopped)
+    for index, logprobs in scored:
         now = time.perf_counter()
         yield index, choose(cell.examples[index], logprobs, model.encode(prompted[index]), now - start, index)
         start = now
@@ -375,34 +393,3 @@ def summary(
         input_ids_sha256=asked.hexdigest(),
         trivial=trivial,
     )
-
-
-def write_config(config: RunConfig, folder: Path) -> None:
-    """The whole composed configuration, as it is logged."""
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
-
-
-def write_json(path: Path, value: object) -> None:
-    """One readable JSON file."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def logged(folder: Path) -> Generator[None]:
-    """Send log lines, and the traceback of whatever fails, to `run.log` in the cell's folder. Raises DiskFullError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    except BaseException as error:
-        logging.getLogger("bioquant").exception("the cell failed")
-        if is_disk_full(error):
-            raise DiskFullError.at(getattr(error, "filename", None) or folder) from error
-        raise
-    finally:
-        root.removeHandler(handler)
-        handler.close()

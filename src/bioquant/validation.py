@@ -1,4 +1,6 @@
-"""What the types of a configuration cannot say: the ranges of its values. Pure."""
+"""What the types of a configuration cannot say: ranges, and choices that contradict each other."""
+
+from typing import cast
 
 from bioquant.config import PolicyConfig, RunConfig
 from bioquant.errors import ConfigError
@@ -32,6 +34,9 @@ def check(config: RunConfig) -> None:
         "engine.prefill_tokens": config.engine.prefill_tokens,
         "task.max_new_tokens": config.task.max_new_tokens,
         "prompt.num_samples": config.prompt.num_samples,
+        "launcher.gpus_per_worker": config.launcher.gpus_per_worker,
+        "launcher.cpu_workers": config.launcher.cpu_workers,
+        "launcher.cpus_per_worker": config.launcher.cpus_per_worker,
     }
     for key, value in at_least_one.items():
         if value < 1:
@@ -47,8 +52,17 @@ def check(config: RunConfig) -> None:
     }.items():
         if value < 0:
             raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")
+    check_devices(config.launcher.devices)
     if config.prompt.num_samples > 1 and config.prompt.temperature <= 0:
         raise ConfigError(
             f"prompt.num_samples={config.prompt.num_samples} needs prompt.temperature above 0: "
             "greedy decoding gives the same answer each time."
         )
+
+
+def check_devices(devices: object) -> None:
+    """Raises ConfigError for what is neither `auto` nor a list of devices, each named once."""
+    listed = cast(list[object], devices) if isinstance(devices, list) else []
+    names = [str(device) for device in listed if isinstance(device, int | str)]
+    if devices != "auto" and (not names or len(set(names)) < len(listed)):
+        raise ConfigError(f"launcher.devices={devices} is not allowed: give auto, or a list of GPU numbers as [0,1].")
