@@ -20,10 +20,14 @@ FLOORS = [
     {"tasks"},
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
     {"plan", "datasets", "compose", "grid", "progress", "journal", "attempts", "files"},
+    {"evidence"},
+    {"compare", "selection"},
+    {"study", "wording"},
+    {"recommend"},
     {"models", "engine", "measure", "tracking", "tables", "plots"},
     {"memory"},
     {"capacity"},
-    {"run"},
+    {"run", "runs", "report"},
     {"sweep", "inspection", "lengths"},
     {"costs"},
     {"forecast"},
@@ -34,7 +38,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 ONLY_IN = {
     "torch": {"models", "engine", "measure", "memory", "embedding", "verbs.doctor"},
-    "mlflow": {"tracking"},
+    "mlflow": {"tracking", "runs"},
     "hydra": {"compose", "verbs.run"},
     "bitsandbytes": {"models"},
 }

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from bioquant import journal as room
-from bioquant.journal import journal, shown, take_over, write_predictions
-from bioquant.records import Prediction, Span
+from bioquant.journal import from_json, journal, shown, take_over, to_json, write_predictions
+from bioquant.records import Answer, Prediction, Row, Span
 
 PREDICTION = Prediction(
     example_id="1",
@@ -26,6 +26,7 @@ PREDICTION = Prediction(
     batch_index=0,
     batch_size=8,
 )
+ROW = Row(id="1", inputs={"question": "Is it?"}, target="yes", unit="doc", group="anatomy")
 
 
 def test_a_prediction_is_on_disk_as_soon_as_it_is_made(tmp_path: Path) -> None:
@@ -85,18 +86,31 @@ def test_the_stable_file_does_not_depend_on_time(tmp_path: Path) -> None:
         (second, replace(PREDICTION, seconds=9.0, batch_size=1, batch_index=3)),
     ):
         folder.mkdir()
-        write_predictions(folder, [prediction])
+        write_predictions(folder, [prediction], [ROW])
     assert (first / "predictions.jsonl").read_bytes() == (second / "predictions.jsonl").read_bytes()
 
 
 def test_the_table_holds_everything(tmp_path: Path) -> None:
     invalid = replace(PREDICTION, example_id="2", outputs=("?", "!"), answer=None, correct=False)
-    write_predictions(tmp_path, [PREDICTION, invalid])
+    write_predictions(tmp_path, [PREDICTION, invalid], [ROW, replace(ROW, id="2", unit="")])
     table = pd.read_parquet(tmp_path / "predictions.parquet")
     assert table["invalid"].tolist() == [False, True]
     assert table["output"].tolist() == ["yes ü\n", '["?", "!"]']
     assert table["answer"].tolist() == ["yes", ""]
     assert table["seconds"].tolist() == [0.5, 0.5]
+    assert table["answer_json"].tolist() == ['"yes"', "null"]
+    assert table["target_json"].tolist() == ['"yes"', '"yes"']
+    assert table["unit"].tolist() == ["doc", "2"]
+    assert table["group"].tolist() == ["anatomy", "anatomy"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, "yes", (), ("a", "b; c"), (Span(start=0, end=2, label="Gene", text="p5"),)],
+    ids=["invalid", "label", "nothing", "labels", "entities"],
+)
+def test_an_answer_comes_back_from_json(answer: Answer | None) -> None:
+    assert from_json(to_json(answer)) == answer
 
 
 def test_an_answer_is_shown_in_one_line() -> None:

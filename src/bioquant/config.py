@@ -342,7 +342,8 @@ class PolicyConfig:
     """What is acceptable: budgets and tolerated loss. A budget of null is no limit.
 
     gpu_memory_gib: of one device, as its vendor counts (GiB). latency_p95_ms: of one example at batch 1.
-    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1.
+    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1; null tolerates
+        any, and asks for no baseline.
     confidence: of every interval that a verdict rests on.
     tasks: task -> weight in the overall choice; empty weighs all alike. licences: allowed ones; empty allows all.
     """
@@ -351,7 +352,7 @@ class PolicyConfig:
     gpu_memory_gib: float | None = None
     latency_p95_ms: float | None = None
     joules_per_example: float | None = None
-    max_quality_loss: float = 0.01
+    max_quality_loss: float | None = 0.01
     confidence: float = 0.95
     tasks: dict[str, float] = field(default_factory=dict[str, float])
     licences: list[str] = field(default_factory=list[str])

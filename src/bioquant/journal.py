@@ -5,12 +5,12 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from filelock import FileLock
 
-from bioquant.records import Answer, Prediction, Span
+from bioquant.records import Answer, Prediction, Row, Span
 
 TIMED = ("seconds", "batch_index", "batch_size")
 """Fields that differ between two runs of the same cell."""
@@ -71,19 +71,24 @@ def _answer(value: Any) -> Any:
     return tuple(Span(**part) if isinstance(part, dict) else part for part in value)
 
 
-def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
-    """`predictions.jsonl`: without times, byte-identical in each run of a cell. `predictions.parquet`: everything."""
+def write_predictions(folder: Path, predictions: Sequence[Prediction], rows: Sequence[Row]) -> None:
+    """`predictions.jsonl`: without times, byte-identical in each run of a cell. `predictions.parquet`: everything.
+
+    rows: the dataset's row behind each prediction, for its unit and group.
+    """
     with (folder / "predictions.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for prediction in predictions:
             stable = {key: value for key, value in asdict(prediction).items() if key not in TIMED}
             file.write(json.dumps(stable, ensure_ascii=False, sort_keys=True) + "\n")
-    pd.DataFrame([_flat(prediction) for prediction in predictions]).to_parquet(
-        folder / "predictions.parquet", index=False
-    )
+    table = [_flat(prediction, row) for prediction, row in zip(predictions, rows, strict=True)]
+    pd.DataFrame(table).to_parquet(folder / "predictions.parquet", index=False)
 
 
-def _flat(prediction: Prediction) -> dict[str, object]:
-    """One row of the table: structured values as text, which every viewer shows and every database stores."""
+def _flat(prediction: Prediction, dataset_row: Row) -> dict[str, object]:
+    """One row of the table: structured values as text, which every viewer shows and every database stores.
+
+    `answer` and `target` are for people, `answer_json` and `target_json` for comparing runs: "null" is an invalid one.
+    """
     row: dict[str, object] = asdict(prediction)
     del row["outputs"]
     outputs = prediction.outputs
@@ -92,7 +97,32 @@ def _flat(prediction: Prediction) -> dict[str, object]:
         "answer": "" if prediction.answer is None else shown(prediction.answer),
         "target": shown(prediction.target),
         "invalid": prediction.answer is None,
+        "answer_json": to_json(prediction.answer),
+        "target_json": to_json(prediction.target),
+        "unit": dataset_row.unit or dataset_row.id,
+        "group": dataset_row.group,
     }
+
+
+def to_json(answer: Answer | None) -> str:
+    """An answer as JSON: null, a string, a list of strings, or a list of [start, end, label, text]."""
+    value = answer if answer is None or isinstance(answer, str) else [_part(part) for part in answer]
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _part(part: str | Span) -> str | list[str | int]:
+    return [part.start, part.end, part.label, part.text] if isinstance(part, Span) else part
+
+
+def from_json(text: str) -> Answer | None:
+    """The opposite of `to_json`."""
+    value = json.loads(text)
+    if not isinstance(value, list):
+        return value
+    parts = cast(list[Any], value)
+    if all(isinstance(part, str) for part in parts):
+        return tuple(parts)
+    return tuple(Span(start=start, end=end, label=label, text=named) for start, end, label, named in parts)
 
 
 def shown(answer: Answer) -> str:

@@ -154,7 +154,7 @@ def run_cell(
         predictions = evaluate(cell, loaded.model, folder, earlier, watch)
     peak, joules = (MemoryPeak(), energy.Joules()) if earlier else (meter.peak(), joules)
     footprint = footprint_of(loaded, predictions, peak, joules, alone, batched)
-    write_predictions(folder, predictions)
+    write_predictions(folder, predictions, [example.row for example in cell.examples])
     result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
     write_json(folder / "scores.json", asdict(result))
     write_json(folder / "environment.json", measure.environment())

@@ -124,6 +124,12 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: boo
     print_table(table)
 
 
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same listing as a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
 def print_table(table: Table) -> None:
     """On a terminal as wide as it is, elsewhere as wide as the table needs, so that a pipe cuts nothing."""
     terminal = sys.stdout.isatty()

@@ -2,12 +2,13 @@
 
 from typing import cast
 
-from bioquant.config import RunConfig
+from bioquant.config import PolicyConfig, RunConfig
 from bioquant.errors import ConfigError
 
 
 def check(config: RunConfig) -> None:
     """Ranges the types cannot say. Raises ConfigError."""
+    check_policy(config.policy)
     at_least_one = {
         "engine.batch_size": config.engine.batch_size,
         "engine.prefill_tokens": config.engine.prefill_tokens,
@@ -37,6 +38,26 @@ def check(config: RunConfig) -> None:
             f"prompt.num_samples={config.prompt.num_samples} needs prompt.temperature above 0: "
             "greedy decoding gives the same answer each time."
         )
+
+
+def check_policy(policy: PolicyConfig) -> None:
+    """Ranges the types cannot say. Raises ConfigError."""
+    loss = policy.max_quality_loss
+    if loss is not None and not 0 < loss < 1:
+        raise ConfigError(
+            f"policy.max_quality_loss={loss} is not allowed: give a loss between 0 and 1, such as 0.01 for a point (no "
+            "number of examples proves a loss of nothing), or null to tolerate any."
+        )
+    if not 0.5 <= policy.confidence < 1:
+        raise ConfigError(f"policy.confidence={policy.confidence} is not allowed: give 0.5 or more and less than 1.")
+    above_zero = {
+        "gpu_memory_gib": policy.gpu_memory_gib,
+        "latency_p95_ms": policy.latency_p95_ms,
+        "joules_per_example": policy.joules_per_example,
+    } | {f"tasks.{task}": weight for task, weight in policy.tasks.items()}
+    for key, value in above_zero.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"policy.{key}={value} is not allowed: give a number above 0.")
 
 
 def check_devices(devices: object) -> None:
