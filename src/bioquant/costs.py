@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from bioquant import checkpoints, places, run, tracking
+from bioquant import answering, checkpoints, places, tracking
 from bioquant.config import Device, ModelConfig, ModelSource, RunConfig, TrackingConfig
 from bioquant.lengths import Lengths
 from bioquant.memory import Anatomy
@@ -100,7 +100,7 @@ def cell_seconds(config: RunConfig, lengths: Lengths, shape: Anatomy, rows: int,
     A quantized model is taken to be as fast as its baseline. rows: that ride together.
     """
     assert lengths.num_examples is not None
-    settings, measured = run.settings(config), config.measure
+    settings, measured = answering.settings(config), config.measure
     tokens = lengths.shared + lengths.num_examples * lengths.mean
     groups = ceil(lengths.num_examples * settings.num_samples / rows)
     for size in filter(None, (1, measured.latency_batch_size) if measured.latency_examples else ()):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from bioquant import checkpoints, models, run
+from bioquant import answering, checkpoints, models, run
 from bioquant.config import ModelConfig, ModelSource, RunConfig
 from bioquant.engine.batching import FEWEST_SHARED, common_prefix, shareable
 from bioquant.engine.tokens import PromptTokenizer
@@ -71,7 +71,7 @@ class Reader:
 
     def lengths(self, config: RunConfig) -> Lengths:
         """The cell's. Raises ConfigError where the task and the prompting method do not go together."""
-        system_prompt, room = config.model.system_prompt, max(1, run.room(config))
+        system_prompt, room = config.model.system_prompt, max(1, answering.room(config))
         asked = repr((config.task, config.prompt, config.data, config.limit, config.seed, system_prompt))
         key = repr((asked, _vocabulary(config.model), room))
         if key not in self._lengths:

@@ -4,13 +4,13 @@ import hashlib
 import logging
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from bioquant import (
+    answering,
     attempts,
     capacity,
     datasets,
@@ -23,9 +23,8 @@ from bioquant import (
     quantization,
     tracking,
 )
-from bioquant.config import RunConfig, Scoring
-from bioquant.engine import GenerationSettings, LanguageModel
-from bioquant.engine.batching import Limits, sha256
+from bioquant.config import RunConfig
+from bioquant.engine import LanguageModel
 from bioquant.engine.transformers import TransformersModel
 from bioquant.errors import OutOfMemoryError
 from bioquant.files import logged, write_config, write_json
@@ -36,9 +35,7 @@ from bioquant.plan import RunPlan, plan
 from bioquant.progress import Watch
 from bioquant.records import (
     Dataset,
-    Example,
     Footprint,
-    Generation,
     Latency,
     Outcome,
     Prediction,
@@ -167,18 +164,8 @@ def fit(cell: RunPlan, model: LanguageModel) -> RunPlan:
 
     What cannot be made to fit stays whole: the engine refuses it by name.
     """
-    config = cell.config
-
-    def fits(example: Example) -> bool:
-        return len(model.encode(example.messages)) <= room(config)
-
-    found = [prompts.fitting(example, config.task, config.prompt, fits) or example for example in cell.examples]
+    found = [answering.fitting(cell.config, example, model) or example for example in cell.examples]
     return replace(cell, examples=tuple(found))
-
-
-def room(config: RunConfig) -> int:
-    """The tokens the model's context leaves for a prompt."""
-    return config.model.context_length - settings(config).max_new_tokens
 
 
 def footprint_of(
@@ -221,113 +208,19 @@ def evaluate(
     """
     place = {example.id: index for index, example in enumerate(cell.examples)}
     made = {place[prediction.example_id]: prediction for prediction in earlier}
-    method = generated if cell.config.engine.scoring is Scoring.generate else likeliest
     with (
         watch.show(cell.name, len(cell.examples)) as advance,
         watch.stopping() as stopped,
         journal(folder) as write,
     ):
         advance(len(made))
-        for index, prediction in method(cell, model, frozenset(made), stopped):
+        for index, prediction in answering.ask(cell.config, cell.examples, model, frozenset(made), stopped):
             made[index] = prediction
             write(prediction)
             advance(1)
     if len(made) < len(cell.examples):
         raise KeyboardInterrupt
     return [made[index] for index in range(len(cell.examples))]
-
-
-def generated(
-    cell: RunPlan, model: LanguageModel, skip: frozenset[int], stopped: Callable[[], bool]
-) -> Iterator[tuple[int, Prediction]]:
-    """Predictions from generated text, each once all its samples are drawn."""
-    config, samples = cell.config, defaultdict[int, list[Generation]](list)
-    prompted = [example.messages for example in cell.examples]
-    for generation in model.generate(prompted, settings(config), skip=skip, stopped=stopped):
-        drawn = samples[generation.index]
-        drawn.append(generation)
-        if len(drawn) == config.prompt.num_samples:
-            yield generation.index, predict(config, cell.examples[generation.index], drawn)
-
-
-def likeliest(
-    cell: RunPlan, model: LanguageModel, skip: frozenset[int], stopped: Callable[[], bool]
-) -> Iterator[tuple[int, Prediction]]:
-    """Predictions from the log-probability of each choice: the likeliest is the answer, so none is invalid."""
-    prompted = [example.messages for example in cell.examples]
-    choices = [example.row.choices for example in cell.examples]
-    start = time.perf_counter()
-    scored = model.loglikelihood(prompted, choices, limits(cell.config), skip=skip, stopped=stopped)
-    for index, logprobs in scored:
-        now = time.perf_counter()
-        yield index, choose(cell.examples[index], logprobs, model.encode(prompted[index]), now - start, index)
-        start = now
-
-
-def settings(config: RunConfig) -> GenerationSettings:
-    """How the engine generates in this cell."""
-    answer_tokens = config.engine.max_new_tokens or config.task.max_new_tokens
-    return GenerationSettings(
-        max_new_tokens=answer_tokens + (config.prompt.reasoning_tokens if config.prompt.chain_of_thought else 0),
-        limits=limits(config),
-        num_samples=config.prompt.num_samples,
-        temperature=config.prompt.temperature,
-        top_p=config.prompt.top_p,
-        seed=config.seed,
-    )
-
-
-def limits(config: RunConfig) -> Limits:
-    """How much goes through the model at once in this cell."""
-    return Limits(rows=config.engine.batch_size, prefill_tokens=config.engine.prefill_tokens)
-
-
-def predict(config: RunConfig, example: Example, drawn: Sequence[Generation]) -> Prediction:
-    """One example's outputs, parsed and compared with what is right. Pure."""
-    kind = kind_of(config.task.kind)
-    outputs = tuple(generation.text for generation in drawn)
-    finals = [prompts.final_answer(output, config.prompt) for output in outputs]
-    parsed = [None if final is None else kind.parse(final, example.row, config.task) for final in finals]
-    answer = prompts.vote(parsed)
-    first = drawn[0]
-    return Prediction(
-        example_id=example.id,
-        prompt=example.messages[-1].content,
-        outputs=outputs,
-        answer=answer,
-        target=example.row.target,
-        correct=answer == example.row.target,
-        num_prompt_tokens=first.num_prompt_tokens,
-        num_output_tokens=sum(generation.num_output_tokens for generation in drawn),
-        finish="length" if any(generation.finish == "length" for generation in drawn) else "stop",
-        input_ids_sha256=first.input_ids_sha256,
-        seconds=first.seconds,
-        batch_index=first.batch_index,
-        batch_size=first.batch_size,
-        truncated=example.truncated,
-    )
-
-
-def choose(example: Example, logprobs: Sequence[float], ids: Sequence[int], seconds: float, index: int) -> Prediction:
-    """The likeliest choice as a prediction. Its text is the choice; no token was generated."""
-    answer = example.row.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
-    return Prediction(
-        example_id=example.id,
-        prompt=example.messages[-1].content,
-        outputs=(answer,),
-        answer=answer,
-        target=example.row.target,
-        correct=answer == example.row.target,
-        num_prompt_tokens=len(ids),
-        num_output_tokens=0,
-        finish="stop",
-        input_ids_sha256=sha256(ids),
-        seconds=seconds,
-        batch_index=index,
-        batch_size=1,
-        choice_logprobs=tuple(logprobs),
-        truncated=example.truncated,
-    )
 
 
 def score(cell: RunPlan, predictions: Sequence[Prediction], folder: Path) -> list[Score]:
@@ -354,7 +247,7 @@ def probe(cell: RunPlan, model: LanguageModel) -> tuple[Latency | None, Latency 
         latency.probe,
         model,
         [example.messages for example in cell.examples],
-        settings(cell.config),
+        answering.settings(cell.config),
         num_examples=measured.latency_examples,
         num_warmup=measured.latency_warmup,
     )

@@ -103,6 +103,7 @@ class TransformersModel:
         """The prompt's token ids, up to where the model's answer begins.
 
         Kept, since a cell's prompts are asked for by each of its stages: a millisecond each is as much as a GPU takes.
+        Forgotten once they are answered: a service must not grow with, or hold on to, what it was asked.
         """
         key = tuple(messages)
         if key not in self._encoded:
@@ -133,6 +134,7 @@ class TransformersModel:
                 answered = self._generate_batch(batch_index, indices, schedule)
                 yield from (generation for generation in answered if generation.index not in done)
         self._release()
+        self._encoded.clear()
 
     def loglikelihood(
         self,
@@ -161,13 +163,14 @@ class TransformersModel:
         done = frozenset(skip)
         for indices in batches(lengths, limits):
             if stopped():
-                return
+                break
             if done.issuperset(indices):
                 continue
             rows = [row for index in indices for row in asked[index]]
             found = dict(chain.from_iterable(halving(work, rows, empty_cache, self.device)))
             left = [index for index in indices if index not in done]
             yield from ((i, [found[i, choice] for choice in range(len(choices[i]))]) for i in left)
+        self._encoded.clear()
 
     def timed(
         self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, num_warmup: int
