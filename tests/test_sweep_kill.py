@@ -18,7 +18,7 @@ from mlflow.entities import Run
 SMALL = (
     "model=tiny_random",
     "limit=10",
-    "engine.batch_size=2",
+    "engine.batch=2",
     "engine.max_new_tokens=12",
     "measure.latency_examples=0",
     "measure.bootstrap_resamples=50",
