@@ -28,12 +28,16 @@ class Script:
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
         self.log: list[str] = []
+        self.places_lost = 0
         self.lost: list[str] = []
         self.stopping = threading.Event()
         self.desk = Desk(SLOT, self._hire, self.stopping)
 
     def _hire(self, _: Slot, stopping: threading.Event) -> "Scripted":
         assert stopping is self.stopping
+        if self.places_lost:
+            self.places_lost -= 1
+            raise died("node_lost", blameless=True)
         self.log.append("hired")
         return Scripted(self)
 
@@ -133,6 +137,16 @@ def test_a_worker_that_was_killed_on_purpose_is_no_failure() -> None:
         script.ask()
     assert script.log == ["hired", "asked demo_qa", "killed", "closed", "hired", "asked demo_qa"]
     assert script.lost == []
+
+
+def test_a_place_that_is_lost_before_the_worker_begins_is_looked_for_again() -> None:
+    script = Script(OUTCOME)
+    script.places_lost = MAX_LOSSES
+    assert script.ask() == OUTCOME
+    script.desk.close()
+    script.places_lost = MAX_LOSSES + 1
+    with pytest.raises(WorkerDiedError, match="node_lost"):
+        script.desk.seat(cell())
 
 
 def test_nothing_is_asked_once_the_sweep_is_stopping() -> None:

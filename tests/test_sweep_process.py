@@ -43,7 +43,8 @@ def test_what_an_answer_means() -> None:
 
 
 @pytest.mark.slow
-def test_a_user_s_error_is_an_answer_and_the_worker_goes_on(worker: ProcessWorker, tmp_path: Path) -> None:
+def test_a_user_s_error_is_an_answer_and_the_worker_goes_on_to_its_end(tmp_path: Path) -> None:
+    worker = ProcessWorker({"BIOQUANT_ROOT": str(tmp_path)}, tmp_path / "worker_0.log")
     for _ in range(2):
         with pytest.raises(CellError) as caught:
             worker.ask(request(tmp_path / "cell", "task=pubmedqa", f"data.root={tmp_path}"), lambda _: None)
