@@ -53,13 +53,14 @@ class Kill:
 
 
 def start(root: Path, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [Path(sys.executable).with_name("bioquant"), "run", *arguments],
-        cwd=root,
-        env={**os.environ, "BIOQUANT_ROOT": str(root)},
-        stdout=subprocess.DEVNULL,
-        stderr=(root / "stderr.log").open("ab"),
-    )
+    with (root / "stderr.log").open("ab") as log:
+        return subprocess.Popen(
+            [Path(sys.executable).with_name("bioquant"), "run", *arguments],
+            cwd=root,
+            env={**os.environ, "BIOQUANT_ROOT": str(root)},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
 
 
 def undisturbed(root: Path, arguments: tuple[str, ...]) -> dict[str, bytes]:
