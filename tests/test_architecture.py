@@ -19,7 +19,7 @@ FLOORS = [
     {"trivial"},
     {"tasks"},
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
-    {"plan", "datasets", "compose", "grid", "progress", "journal", "attempts", "files"},
+    {"plan", "datasets", "compose", "grid", "progress", "journal", "timeline", "attempts", "files"},
     {"evidence"},
     {"compare", "selection"},
     {"study", "wording"},

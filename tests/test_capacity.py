@@ -7,7 +7,9 @@ import pytest
 from bioquant import capacity, compose, memory, run
 from bioquant.capacity import GIB, decide_batch, largest_batch
 from bioquant.config import Device, ModelConfig, QuantConfig, RunConfig
+from bioquant.engine import GenerationSettings
 from bioquant.engine.batching import Limits
+from bioquant.engine.transformers import Schedule
 from bioquant.errors import DoesNotFitError
 from bioquant.measure import available
 from bioquant.memory import BatchShape
@@ -170,3 +172,41 @@ def test_a_run_that_cannot_fit_is_one_line_and_exit_code_2(bioquant: Command) ->
 def test_memory_of_this_machine_is_what_the_system_says() -> None:
     assert available.total_bytes("cpu") > GIB
     assert 0 < available.free_bytes("cpu") <= available.total_bytes("cpu")
+
+
+# What a cell is expected to take
+
+
+@pytest.mark.parametrize(
+    ("lengths", "settings", "expected"),
+    [
+        ([40, 30, 20], {"rows": 2}, (2, 0, 40, 64)),
+        ([400, 30, 20, 10, 5, 4, 3, 2], {"rows": 4}, (4, 0, 400, 512)),
+        ([100, 30, 20, 10], {"rows": 4, "tokens": 256}, (2, 0, 100, 128)),
+        ([60, 30], {"rows": 4, "num_samples": 5}, (4, 0, 60, 96)),
+    ],
+)
+def test_the_largest_batch_is_the_one_whose_rows_take_the_most(
+    lengths: list[int], settings: dict[str, int], expected: tuple[int, int, int, int]
+) -> None:
+    ids = [[index * 1000 + token for token in range(length)] for index, length in enumerate(lengths)]
+    limits = Limits(rows=settings["rows"], tokens=settings.get("tokens"))
+    asked = GenerationSettings(max_new_tokens=8, limits=limits, num_samples=settings.get("num_samples", 1))
+    shape = capacity.largest_shape(asked, ids)
+    assert (shape.rows, shape.shared, shape.prompt, shape.width) == expected
+    schedule = Schedule.of(ids, asked)
+    assert shape.rows * shape.width == schedule.capacity()
+
+
+def test_a_prefix_is_counted_once_where_it_is_read_once() -> None:
+    ids = [[*range(100), 200 + index] for index in range(4)]
+    shared = GenerationSettings(max_new_tokens=8, limits=Limits(rows=4))
+    whole = replace(shared, limits=Limits(rows=4, share_prefix=False))
+    assert (capacity.largest_shape(shared, ids).shared, capacity.largest_shape(shared, ids).prompt) == (100, 1)
+    assert (capacity.largest_shape(whole, ids).shared, capacity.largest_shape(whole, ids).prompt) == (0, 101)
+
+
+def test_scoring_of_choices_is_not_predicted() -> None:
+    config = composed("model=tiny_random", "limit=2", "engine.scoring=loglikelihood")
+    cell = run.prepare(config, run.read(config))
+    assert capacity.predicted(cell.config, cell.examples, run.load(config).model) is None

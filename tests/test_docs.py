@@ -14,6 +14,7 @@ from bioquant import checkpoints, compose, datasets
 from bioquant.cli import VERBS, main
 from bioquant.config import Domain, ModelConfig, ModelSource, TaskConfig
 from bioquant.records import (
+    Audit,
     Footprint,
     Latency,
     Percentiles,
@@ -24,6 +25,7 @@ from bioquant.records import (
 )
 from bioquant.tasks import kind_of
 from bioquant.tracking import metric_values, run_params, run_tags
+from bioquant.tracking.content import result_tags
 from bioquant.verbs.models import size
 from conftest import REPOSITORY
 from test_compose import composed
@@ -186,6 +188,13 @@ FOOTPRINT = Footprint(
     prompt_tokens_per_s=1.0,
     joules_per_example=1.0,
     latency=Latency(batch_size=1, ttft_ms=PERCENTILES, tpot_ms=PERCENTILES, example_ms=PERCENTILES),
+    latency_batched=Latency(batch_size=8, ttft_ms=PERCENTILES, tpot_ms=PERCENTILES, example_ms=PERCENTILES),
+    compile_s=1.0,
+    predicted_allocated_mib=1.0,
+    predicted_device_mib=1.0,
+    batch_rows=1,
+    batch_tokens=1,
+    device_name="a GPU",
 )
 
 
@@ -207,6 +216,7 @@ def result(task: TaskConfig) -> RunResult:
         quantization=report,
         input_ids_sha256="",
         trivial={},
+        audit=Audit(num_examples=1, num_changed=0, num_flipped=0),
     )
 
 
@@ -223,7 +233,7 @@ def test_every_param_and_tag_of_a_run_is_explained() -> None:
 
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
     config = replace(composed("model=tiny_random"), limit=2)
-    tags = run_tags(plan(config, DATASET, ()), Path("x"), "sweep")
+    tags = run_tags(plan(config, DATASET, ()), Path("x"), "sweep") | result_tags(result(config.task))
     named = {re.sub(r"^version\..*", "version.*", tag) for tag in tags} | run_params(config, "sweep").keys()
     assert {key for key in named if f"`{key}`" not in text} == set()
 

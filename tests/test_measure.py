@@ -1,20 +1,25 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
+import pynvml
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bioquant import measure
+from bioquant import measure, timeline
 from bioquant.engine import GenerationSettings, TokenTimes
 from bioquant.engine.batching import Limits
 from bioquant.engine.transformers import TransformersModel
-from bioquant.measure import energy, latency, memory, nvml
+from bioquant.measure import energy, latency, memory, nvml, series
 from bioquant.measure.machine import git_commit
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
 from bioquant.models import random
@@ -212,3 +217,33 @@ def test_git_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert git_commit(below) is None
     monkeypatch.setenv("PATH", "")
     assert git_commit(tmp_path) is None
+
+
+def test_the_machine_is_looked_at_while_a_cell_runs_and_at_its_end(tmp_path: Path) -> None:
+    with series.recorded("cpu", tmp_path):
+        sum(range(1_000_000))
+    last = timeline.read(tmp_path)[-1]
+    assert abs(last.timestamp_ms / 1000 - time.time()) < 60
+    assert last.values.keys() == {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"}
+    assert 0 < last.values["system/system_memory_usage_megabytes"] < psutil.virtual_memory().total / 1e6
+
+
+def test_a_cell_that_fails_leaves_no_thread_behind(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), series.recorded("cpu", tmp_path):
+        raise ZeroDivisionError
+    assert threading.active_count() == before
+
+
+def test_a_gpus_usage_is_what_its_driver_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: object) -> int:
+        raise pynvml.NVMLError_NotSupported()
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetIndex", lambda _: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=3_000_000))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda _: SimpleNamespace(gpu=0))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", refuses)
+    assert nvml.usage(object()) == {
+        "system/gpu_2_memory_usage_megabytes": 3.0,
+        "system/gpu_2_utilization_percentage": 0.0,
+    }

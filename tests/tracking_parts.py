@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from bioquant import tracking
+from bioquant import timeline, tracking
 from bioquant.plan import plan
 from bioquant.records import Footprint, QuantizationReport, RunResult, Score
+from bioquant.timeline import Reading
 from bioquant.tracking.lifecycle import RESULT_FILES
 from test_compose import composed
 from test_plan import DATASET
@@ -42,6 +43,8 @@ RESULT = RunResult(
     trivial={"always yes": 0.5},
 )
 
+READINGS = [Reading(1_000_000 + second, {"system/cpu_utilization_percentage": float(second)}) for second in range(3)]
+
 ARTIFACTS = set(RESULT_FILES)
 
 
@@ -50,6 +53,7 @@ def write_files(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULT_FILES:
         (folder / name).write_text(f"content of {name}", encoding="utf-8")
+    timeline.write(folder, READINGS)
     row = {"example_id": "1", "prompt": "p", "output": "o", "answer": "yes", "target": "yes"}
     pd.DataFrame([row | {"correct": True, "invalid": False}]).to_parquet(folder / "predictions.parquet")
 

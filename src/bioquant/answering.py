@@ -3,12 +3,13 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from bioquant import prompts
 from bioquant.config import RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import Limits, sha256
-from bioquant.records import Example, Generation, Prediction
+from bioquant.records import Audit, Example, Generation, Prediction
 from bioquant.tasks import kind_of
 
 
@@ -25,6 +26,26 @@ def ask(
     """
     method = generated if config.engine.scoring is Scoring.generate else likeliest
     return method(config, examples, model, skip, stopped)
+
+
+def audit(
+    config: RunConfig, examples: Sequence[Example], predictions: Sequence[Prediction], model: LanguageModel
+) -> Audit | None:
+    """Answer the first `engine.audit` examples again, each alone and read whole; None where none is asked for.
+
+    predictions: what the batches gave, in the examples' order.
+    """
+    number = min(config.engine.audit, len(examples))
+    if not number:
+        return None
+    alone = replace(config, engine=replace(config.engine, batch=1, batch_tokens=None, share_prefix=False))
+    others = frozenset(range(number, len(examples)))
+    pairs = [(predictions[index], again) for index, again in ask(alone, examples, model, others)]
+    return Audit(
+        num_examples=number,
+        num_changed=sum(one.outputs != again.outputs for one, again in pairs),
+        num_flipped=sum(one.correct != again.correct for one, again in pairs),
+    )
 
 
 def generated(
@@ -146,4 +167,9 @@ def limits(config: RunConfig) -> Limits:
     """How much goes through the model at once in this cell, whose batch is decided."""
     engine = config.engine
     assert isinstance(engine.batch, int)
-    return Limits(rows=engine.batch, tokens=engine.batch_tokens, prefill_tokens=engine.prefill_tokens)
+    return Limits(
+        rows=engine.batch,
+        tokens=engine.batch_tokens,
+        prefill_tokens=engine.prefill_tokens,
+        share_prefix=engine.share_prefix,
+    )

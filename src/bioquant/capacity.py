@@ -5,14 +5,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from bioquant import answering, compose, memory, models, quantization
-from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod, RunConfig, WeightFormat
-from bioquant.engine.batching import Limits, row_width
+from bioquant.config import (
+    Device,
+    ModelConfig,
+    ModelSource,
+    QuantConfig,
+    QuantMethod,
+    RunConfig,
+    Scoring,
+    WeightFormat,
+)
+from bioquant.engine import GenerationSettings, LanguageModel
+from bioquant.engine.batching import Limits, batches, row_width, shareable
 from bioquant.errors import DoesNotFitError, ModelError, QuantError
 from bioquant.estimates import characters_per_token, estimated
 from bioquant.measure import available
 from bioquant.memory import Anatomy, BatchShape
 from bioquant.plan import BASELINE
-from bioquant.records import Example
+from bioquant.records import Example, MemoryPrediction
 
 GIB = 2**30
 
@@ -73,6 +83,33 @@ def decided(config: RunConfig, examples: Sequence[Example]) -> RunConfig:
     except ModelError:  # an architecture that is not known before loading
         limits = Limits(rows=UNKNOWN_ROWS)
     return replace(config, engine=replace(config.engine, batch=limits.rows, batch_tokens=limits.tokens))
+
+
+def predicted(config: RunConfig, examples: Sequence[Example], model: LanguageModel) -> MemoryPrediction | None:
+    """What the evaluation of these examples is expected to take, with the batch that is decided.
+
+    None for what `bioquant.memory` does not describe: an architecture that it cannot build, the scoring of choices.
+    """
+    if config.engine.scoring is not Scoring.generate:
+        return None
+    device = Device(model.device.partition(":")[0])
+    shape = largest_shape(answering.settings(config), [model.encode(example.messages) for example in examples])
+    try:
+        return memory.predict(config.model, config.quant, shape, device)
+    except ModelError:
+        return None
+
+
+def largest_shape(settings: GenerationSettings, ids: Sequence[Sequence[int]]) -> BatchShape:
+    """The batch that takes the most, of those in which prompts with these token ids are answered. Pure."""
+    shared = shareable(ids) if settings.limits.share_prefix else 0
+    own = [len(prompt) - shared for prompt in ids]
+    samples, new = settings.num_samples, settings.max_new_tokens
+    rides = batches(own, settings.limits, num_samples=samples, max_new_tokens=new)
+    sizes = [(min(len(ride) * samples, settings.limits.rows), row_width(own[ride[0]] + new)) for ride in rides]
+    rows, width = max(sizes, key=lambda size: size[0] * size[1])
+    prefill = settings.limits.prefill_tokens
+    return BatchShape(rows=rows, shared=shared, prompt=max(own), width=width, prefill_tokens=prefill)
 
 
 def longest_row(config: RunConfig, examples: Sequence[Example]) -> BatchShape:

@@ -201,8 +201,9 @@ class EngineConfig:
     batch_memory_gib: what "auto" decides for; null: the device's, or the policy's if that is less.
     batch_tokens: rows times the tokens that each has room for, at most; null: any number.
     prefill_tokens: of prompts that are read in one forward pass.
+    share_prefix: whether tokens that all prompts of a cell begin with are read once for all.
     compile: fuse what stands between a layer's matrix products, by torch.compile.
-    audit: examples that are answered again, each alone.
+    audit: examples that are answered again, each alone and whole, to see what the batch has changed.
     """
 
     name: str = MISSING
@@ -211,6 +212,7 @@ class EngineConfig:
     batch_memory_gib: int | None = None
     batch_tokens: int | None = None
     prefill_tokens: int = 8192
+    share_prefix: bool = True
     compile: bool = False
     audit: int = 0
     scoring: Scoring = Scoring.generate

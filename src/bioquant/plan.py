@@ -108,6 +108,7 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
             "batch_memory_gib": config.engine.batch_memory_gib,
             "batch_tokens": config.engine.batch_tokens,
             "prefill_tokens": config.engine.prefill_tokens,
+            "share_prefix": config.engine.share_prefix,
             "compile": config.engine.compile,
             "scoring": config.engine.scoring,
             "max_new_tokens": config.engine.max_new_tokens,

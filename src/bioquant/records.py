@@ -213,11 +213,13 @@ class MemoryPrediction:
 class Footprint:
     """What a cell costs. A figure that was not measured is None and is logged nowhere.
 
-    Memory in MiB (2**20 bytes). On a CPU peak_allocated is the process's peak resident memory. latency: at batch 1;
-    latency_batched: at the second batch size that was asked for.
+    Memory in MiB (2**20 bytes). On a CPU peak_allocated is the process's peak resident memory. predicted: what
+    `bioquant.memory` says of the largest batch that was asked. batch_rows, batch_tokens: what may ride together, as it
+    was decided. latency: at batch 1; latency_batched: at the second batch size that was asked for.
     """
 
     device: str
+    device_name: str | None = None
     weights_mib: float
     load_s: float
     compile_s: float | None = None
@@ -226,12 +228,28 @@ class Footprint:
     peak_reserved_mib: float | None = None
     peak_device_mib: float | None = None
     other_processes: bool | None = None
+    predicted_allocated_mib: float | None = None
+    predicted_device_mib: float | None = None
+    batch_rows: int | None = None
+    batch_tokens: int | None = None
     examples_per_s: float | None = None
     output_tokens_per_s: float | None = None
     prompt_tokens_per_s: float | None = None
     joules_per_example: float | None = None
     latency: Latency | None = None
     latency_batched: Latency | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What riding in a batch has changed, of examples that were answered again, each alone and read whole.
+
+    num_changed: whose text differs. num_flipped: whose correctness does.
+    """
+
+    num_examples: int
+    num_changed: int
+    num_flipped: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +270,7 @@ class RunResult:
     quantization: QuantizationReport
     input_ids_sha256: str
     trivial: Mapping[str, float]
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

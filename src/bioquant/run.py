@@ -30,14 +30,16 @@ from bioquant.engine.transformers import TransformersModel
 from bioquant.errors import OutOfMemoryError
 from bioquant.files import logged, write_config, write_json
 from bioquant.journal import journal, write_predictions
-from bioquant.measure import energy, latency
+from bioquant.measure import energy, latency, series
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
 from bioquant.plan import RunPlan, plan
 from bioquant.progress import Watch
 from bioquant.records import (
+    Audit,
     Dataset,
     Footprint,
     Latency,
+    MemoryPrediction,
     Outcome,
     Prediction,
     QuantizationReport,
@@ -58,6 +60,15 @@ class Loaded:
     load_s: float
     compile_s: float | None
     load_peak_mib: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What an evaluation was expected to take, and what of that was measured. joules: in all."""
+
+    predicted: MemoryPrediction | None
+    peak: MemoryPeak
+    joules: float | None
 
 
 def run_single(config: RunConfig, folder: Path) -> tuple[RunPlan, Outcome]:
@@ -141,24 +152,37 @@ def run_cell(
 ) -> RunResult:
     """Measure → evaluate → score: the cell's result, with all its files in the folder.
 
-    The latency probe comes first, so that the evaluation, which gives the throughput, runs on a warm device. Of an
-    evaluation that goes on from an earlier attempt's journal, memory and energy are measured in part, so not at all.
+    The latency probe comes first, so that the evaluation, which gives the throughput, runs on a warm device.
     """
     write_config(cell.config, folder)
     cell = fit(cell, loaded.model)
-    alone, batched = probe(cell, loaded.model)
-    meter = MemoryMeter(loaded.model.device)
-    meter.reset()
-    with energy.meter(loaded.model.device) as joules:
-        predictions = evaluate(cell, loaded.model, folder, earlier, watch)
-    peak, joules = (MemoryPeak(), energy.Joules()) if earlier else (meter.peak(), joules)
-    footprint = footprint_of(loaded, predictions, peak, joules, alone, batched)
+    with series.recorded(loaded.model.device, folder):
+        alone, batched = probe(cell, loaded.model)
+        predictions, spent = metered(cell, loaded.model, folder, earlier, watch)
     write_predictions(folder, predictions, [example.row for example in cell.examples])
-    result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
+    footprint = footprint_of(cell.config, loaded, predictions, spent, alone, batched)
+    audit = answering.audit(cell.config, cell.examples, predictions, loaded.model)
+    result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report, audit)
     write_json(folder / "scores.json", asdict(result))
     write_json(folder / "environment.json", measure.environment())
     write_json(folder / "quantization.json", asdict(loaded.report))
     return result
+
+
+def metered(
+    cell: RunPlan, model: LanguageModel, folder: Path, earlier: Sequence[Prediction], watch: Watch
+) -> tuple[list[Prediction], Spent]:
+    """The evaluation, and what memory and energy it took.
+
+    One that goes on from an earlier attempt's journal takes but a part of these, which is then not given at all.
+    """
+    predicted = capacity.predicted(cell.config, cell.examples, model)
+    meter = MemoryMeter(model.device)
+    meter.reset()
+    with energy.meter(model.device) as joules:
+        predictions = evaluate(cell, model, folder, earlier, watch)
+    peak = meter.peak()
+    return predictions, Spent(predicted, MemoryPeak(), None) if earlier else Spent(predicted, peak, joules.total)
 
 
 def fit(cell: RunPlan, model: LanguageModel) -> RunPlan:
@@ -171,16 +195,18 @@ def fit(cell: RunPlan, model: LanguageModel) -> RunPlan:
 
 
 def footprint_of(
+    config: RunConfig,
     loaded: Loaded,
     predictions: Sequence[Prediction],
-    peak: MemoryPeak,
-    joules: energy.Joules,
+    spent: Spent,
     alone: Latency | None,
     batched: Latency | None,
 ) -> Footprint:
     """Bring together what the meters read. Pure."""
+    limits, peak, predicted = answering.limits(config), spent.peak, spent.predicted
     return Footprint(
         device=loaded.model.device,
+        device_name=measure.device_name(loaded.model.device),
         weights_mib=loaded.report.bytes_after / 2**20,
         load_s=loaded.load_s,
         compile_s=loaded.compile_s,
@@ -189,7 +215,11 @@ def footprint_of(
         peak_reserved_mib=peak.reserved_mib,
         peak_device_mib=peak.device_mib,
         other_processes=peak.other_processes,
-        joules_per_example=None if joules.total is None else joules.total / len(predictions),
+        predicted_allocated_mib=None if predicted is None else predicted.peak_allocated / 2**20,
+        predicted_device_mib=None if predicted is None else predicted.peak_device / 2**20,
+        batch_rows=limits.rows,
+        batch_tokens=limits.tokens,
+        joules_per_example=None if spent.joules is None else spent.joules / len(predictions),
         latency=alone,
         latency_batched=batched,
         **measure.throughput(predictions),
@@ -269,6 +299,7 @@ def summary(
     scores: Sequence[Score],
     footprint: Footprint,
     report: QuantizationReport,
+    audit: Audit | None,
 ) -> RunResult:
     """Bring a cell's figures together. Pure."""
     number = len(predictions)
@@ -287,4 +318,5 @@ def summary(
         quantization=report,
         input_ids_sha256=asked.hexdigest(),
         trivial=trivial,
+        audit=audit,
     )

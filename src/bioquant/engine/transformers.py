@@ -44,7 +44,7 @@ class Schedule:
     @classmethod
     def of(cls, ids: Sequence[Sequence[int]], settings: GenerationSettings) -> "Schedule":
         """Batches by the length of what is a prompt's own."""
-        num_shared = shareable(ids)
+        num_shared = shareable(ids) if settings.limits.share_prefix else 0
         own = [len(prompt) - num_shared for prompt in ids]
         rides = batches(own, settings.limits, num_samples=settings.num_samples, max_new_tokens=settings.max_new_tokens)
         return cls(ids, num_shared, rides, settings)
@@ -255,7 +255,7 @@ class TransformersModel:
     def _scorer(self, rows: Sequence[Scoring], limits: Limits) -> Work[Scoring, list[ChoiceSum]]:
         """What scores rows: after the tokens that all of them begin with, in packs."""
         kept = max(len(row.targets[0]) for row in rows)
-        num_shared = shareable([row.ids for row in rows], kept=kept)
+        num_shared = shareable([row.ids for row in rows], kept=kept) if limits.share_prefix else 0
         keys = KeyValues(0)
         if num_shared:
             self._model.share(keys, rows[0].ids[:num_shared])

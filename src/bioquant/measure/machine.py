@@ -49,6 +49,11 @@ def cpu_model() -> str | None:
     return named[1] if named else platform.processor() or None
 
 
+def device_name(device: str) -> str | None:
+    """The product behind a torch device."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_model()
+
+
 def library_version(library: str) -> str | None:
     """The installed version; None where it is not installed."""
     try:

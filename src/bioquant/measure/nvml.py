@@ -1,5 +1,6 @@
 """What the NVIDIA driver says of the whole GPU, whoever uses it. Everything is None where there is none to ask."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -56,6 +57,39 @@ def energy_j(gpu: Gpu) -> float | None:
     try:
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000
     except pynvml.NVMLError:
+        return None
+
+
+def usage(gpu: Gpu) -> dict[str, float]:
+    """Memory, load and power of the device now, under MLflow's names of system metrics, by the driver's index."""
+    index = int(pynvml.nvmlDeviceGetIndex(gpu))
+    told = {name: _told(ask, gpu) for name, ask in _USAGE.items()}
+    return {f"system/gpu_{index}_{name}": value for name, value in told.items() if value is not None}
+
+
+def _memory_megabytes(gpu: Gpu) -> float:
+    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used) / 1e6
+
+
+def _load_percent(gpu: Gpu) -> float:
+    return float(int(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu))
+
+
+def _power_watts(gpu: Gpu) -> float:
+    return int(pynvml.nvmlDeviceGetPowerUsage(gpu)) / 1000
+
+
+_USAGE: dict[str, Callable[[Gpu], float]] = {
+    "memory_usage_megabytes": _memory_megabytes,
+    "utilization_percentage": _load_percent,
+    "power_usage_watts": _power_watts,
+}
+
+
+def _told(ask: Callable[[Gpu], float], gpu: Gpu) -> float | None:
+    try:
+        return ask(gpu)
+    except pynvml.NVMLError:  # not supported by this device
         return None
 
 

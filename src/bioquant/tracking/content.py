@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bioquant.config import EngineConfig, RunConfig
 from bioquant.plan import RunPlan, versions
-from bioquant.records import Footprint, Latency, Outcome, Percentiles, RunResult
+from bioquant.records import Audit, Footprint, Latency, Outcome, Percentiles, RunResult
 from bioquant.tracking import owner
 from bioquant.tracking.events import Input
 
@@ -59,6 +59,7 @@ def _engine_params(engine: EngineConfig) -> dict[str, object]:
         "engine.batch": engine.batch if engine.batch_memory_gib is None else "auto",
         "engine.batch_memory_gib": engine.batch_memory_gib or "",
         "engine.prefill_tokens": engine.prefill_tokens,
+        "engine.share_prefix": engine.share_prefix,
         "engine.compile": engine.compile,
         "engine.scoring": engine.scoring,
     }
@@ -116,6 +117,19 @@ def dataset_input(plan: RunPlan) -> Input:
     )
 
 
+def result_tags(result: RunResult) -> dict[str, str]:
+    """What is known of a run only at its end."""
+    footprint = result.footprint
+    tags = {
+        "device": footprint.device,
+        "device.name": footprint.device_name,
+        "other_processes": None if footprint.other_processes is None else str(footprint.other_processes).lower(),
+        "input_ids_sha256": result.input_ids_sha256,
+        "headline": result.headline,
+    }
+    return {name: value for name, value in tags.items() if value is not None}
+
+
 def outcome(result: RunResult) -> Outcome:
     """A result in short, for the tables."""
     return Outcome(metrics=metric_values(result), input_ids_sha256=result.input_ids_sha256)
@@ -135,7 +149,17 @@ def metric_values(result: RunResult) -> dict[str, float]:
     values |= {rate: getattr(result, rate) for rate in rates}
     values |= {f"trivial/{NOT_IN_A_NAME.sub('', name)}": value for name, value in result.trivial.items()}
     values |= {"num_examples": float(result.num_examples)}
-    return values | _footprint_values(result.footprint)
+    return values | _audit_values(result.audit) | _footprint_values(result.footprint)
+
+
+def _audit_values(audit: Audit | None) -> dict[str, float]:
+    if audit is None:
+        return {}
+    return {
+        "audit/num_examples": float(audit.num_examples),
+        "audit/changed_rate": audit.num_changed / audit.num_examples,
+        "audit/flip_rate": audit.num_flipped / audit.num_examples,
+    }
 
 
 def _footprint_values(footprint: Footprint) -> dict[str, float]:
@@ -145,27 +169,31 @@ def _footprint_values(footprint: Footprint) -> dict[str, float]:
         "memory/peak_allocated_mib": footprint.peak_allocated_mib,
         "memory/peak_reserved_mib": footprint.peak_reserved_mib,
         "memory/peak_device_mib": footprint.peak_device_mib,
+        "memory/predicted_mib": footprint.predicted_allocated_mib,
+        "memory/predicted_device_mib": footprint.predicted_device_mib,
         "load/seconds": footprint.load_s,
+        "load/compile_seconds": footprint.compile_s,
+        "batch/rows": footprint.batch_rows,
+        "batch/tokens": footprint.batch_tokens,
         "throughput/examples_per_s": footprint.examples_per_s,
         "throughput/output_tokens_per_s": footprint.output_tokens_per_s,
         "throughput/prompt_tokens_per_s": footprint.prompt_tokens_per_s,
         "energy/joules_per_example": footprint.joules_per_example,
     }
     if footprint.latency is not None:
-        named |= _latency_values(footprint.latency)
+        named |= _latency_values("latency", footprint.latency)
+    if footprint.latency_batched is not None:
+        named |= _latency_values("latency_batched", footprint.latency_batched)
+        named |= {"latency_batched/batch_size": footprint.latency_batched.batch_size}
     return {key: value for key, value in named.items() if value is not None}
 
 
-def _latency_values(latency: Latency) -> dict[str, float | None]:
-    named = _percentile_values("ttft_ms", latency.ttft_ms) | _percentile_values("example_ms", latency.example_ms)
-    if latency.tpot_ms is not None:
-        named |= _percentile_values("tpot_ms", latency.tpot_ms)
-    return named | {"latency/num_examples": float(latency.example_ms.count)}
+def _latency_values(group: str, latency: Latency) -> dict[str, float | None]:
+    named = {f"{group}/num_examples": float(latency.example_ms.count)}
+    named |= _percentile_values(f"{group}/ttft_ms", latency.ttft_ms)
+    named |= _percentile_values(f"{group}/example_ms", latency.example_ms)
+    return named if latency.tpot_ms is None else named | _percentile_values(f"{group}/tpot_ms", latency.tpot_ms)
 
 
 def _percentile_values(name: str, percentiles: Percentiles) -> dict[str, float | None]:
-    return {
-        f"latency/{name}_p50": percentiles.p50,
-        f"latency/{name}_p95": percentiles.p95,
-        f"latency/{name}_p99": percentiles.p99,
-    }
+    return {f"{name}_p50": percentiles.p50, f"{name}_p95": percentiles.p95, f"{name}_p99": percentiles.p99}

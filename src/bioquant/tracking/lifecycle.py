@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from bioquant import timeline
 from bioquant.errors import DiskFullError, is_disk_full, kind_of
 from bioquant.plan import RunPlan
 from bioquant.records import RunResult
-from bioquant.tracking.content import dataset_input, metric_values, owner_tags, run_params, run_tags
+from bioquant.tracking.content import dataset_input, metric_values, owner_tags, result_tags, run_params, run_tags
 from bioquant.tracking.delivering import flush
 from bioquant.tracking.events import Batch, Create, End, Event, File, Point, Reopen, Status, Text
 from bioquant.tracking.store import Store
@@ -27,6 +28,9 @@ TABLE_COLUMNS = ["example_id", "prompt", "output", "answer", "target", "correct"
 
 PATIENCE_S = 5.0
 """How long a run's start waits for its MLflow id before it goes on with a local key."""
+
+MOST_POINTS = 1000
+"""Values that MLflow takes in one call."""
 
 RESULT_FILES = (
     "config.yaml",
@@ -89,15 +93,20 @@ def log_result(store: Store, run_id: str, result: RunResult, folder: Path) -> No
     now = _now_ms()
     table = pd.read_parquet(folder / "predictions.parquet", columns=TABLE_COLUMNS).head(TABLE_ROWS)
     table.to_json(folder / "predictions.json", orient="split", index=False)
-    tags = {
-        "device": result.footprint.device,
-        "input_ids_sha256": result.input_ids_sha256,
-        "headline": result.headline,
-        **_shown_as_table("predictions.json"),
-    }
+    tags = result_tags(result) | _shown_as_table("predictions.json")
     metrics = tuple(Point(name, value, now, 0) for name, value in metric_values(result).items())
     files = [File(path=str((folder / name).absolute())) for name in RESULT_FILES]
-    _log(store, run_id, [Batch(metrics=metrics, tags=tags), *files])
+    _log(store, run_id, [Batch(metrics=metrics, tags=tags), *_over_time(folder), *files])
+
+
+def _over_time(folder: Path) -> list[Batch]:
+    """How the machine fared, as MLflow's system metrics; it takes MOST_POINTS values in one call."""
+    points = [
+        Point(name, value, reading.timestamp_ms, step)
+        for step, reading in enumerate(timeline.read(folder))
+        for name, value in reading.values.items()
+    ]
+    return [Batch(metrics=tuple(points[start : start + MOST_POINTS])) for start in range(0, len(points), MOST_POINTS)]
 
 
 def log_sweep_table(store: Store, run_id: str, rows: Sequence[Mapping[str, object]]) -> None:
