@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from bioquant.engine import GenerationSettings, TokenTimes
 from bioquant.engine.batching import Limits, batches, chunks, packs, row_width, sha256, shareable
-from bioquant.engine.choices import ChoiceSum, Scoring, choice_sums, scorings
+from bioquant.engine.choices import ChoiceSum, Scoring, choice_sums, tokenized
 from bioquant.engine.decoding import Chooser, Decoder, Request, Rules
 from bioquant.engine.halving import Work, halving
 from bioquant.engine.keyvalues import KeyValues
 from bioquant.engine.packed import PackedModel, Prompt
 from bioquant.engine.sampling import Greedy, SeededSampler, row_seed
-from bioquant.engine.tokens import PromptTokenizer
-from bioquant.errors import ConfigError, OutOfMemoryError
+from bioquant.engine.tokens import PromptTokenizer, check_lengths
+from bioquant.errors import OutOfMemoryError
 from bioquant.records import Generation, Message
 
 
@@ -97,17 +97,10 @@ class TransformersModel:
         self._graphs = graphs
         self._decoder: Decoder | None = None
         self._is_short = False
-        self._encoded: dict[tuple[Message, ...], list[int]] = {}
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's token ids, up to where the model's answer begins.
-
-        Kept, since a cell's prompts are asked for by each of its stages: a millisecond each is as much as a GPU takes.
-        """
-        key = tuple(messages)
-        if key not in self._encoded:
-            self._encoded[key] = self._tokenizer.encode(self._tokenizer.text(messages))
-        return self._encoded[key]
+        """The prompt's token ids, up to where the model's answer begins."""
+        return self._tokenizer.prompt(messages)
 
     def generate(
         self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, skip: Collection[int] = ()
@@ -119,7 +112,7 @@ class TransformersModel:
         """
         done = frozenset(skip)
         ids = [self.encode(prompt) for prompt in prompts]
-        self._check_lengths([len(prompt) for prompt in ids], settings.max_new_tokens)
+        check_lengths([len(prompt) for prompt in ids], self._context_length, settings.max_new_tokens)
         schedule = Schedule.of(ids, settings)
         for batch_index, indices in enumerate(schedule.batches):
             if not done.issuperset(indices):
@@ -136,14 +129,8 @@ class TransformersModel:
         `scorings`). The sums are not divided by length, and no end token is added, so a choice that another one
         begins with is never the less likely of the two.
         """
-        texts = [self._tokenizer.text(prompt) for prompt in prompts]
-        wholes = [
-            [self._tokenizer.encode(self._tokenizer.answered(text, choice)) for choice in options]
-            for text, options in zip(texts, choices, strict=True)
-        ]
-        lengths = [max(len(whole) for whole in answered) for answered in wholes]
-        self._check_lengths(lengths, 0)
-        asked = [scorings(i, self._tokenizer.encode(text), wholes[i]) for i, text in enumerate(texts)]
+        lengths, asked = tokenized(self._tokenizer, prompts, choices)
+        check_lengths(lengths, self._context_length, 0)
         work = self._scorer([row for rows in asked for row in rows], limits)
         for indices in batches(lengths, limits):
             rows = [row for index in indices for row in asked[index]]
@@ -155,7 +142,7 @@ class TransformersModel:
     ) -> list[TokenTimes]:
         """Answer prompts in order, a group at a time, with a clock on every token (see `LanguageModel.timed`)."""
         ids = [self.encode(prompt) for prompt in prompts]
-        self._check_lengths([len(prompt) for prompt in ids], settings.max_new_tokens)
+        check_lengths([len(prompt) for prompt in ids], self._context_length, settings.max_new_tokens)
         groups = chunks(prompts, settings.limits.rows)
         width = row_width(max(map(len, ids)) + settings.max_new_tokens)
         self._decoder = Decoder(self._model, (), settings.limits.rows * width, graphs=self._graphs)
@@ -168,16 +155,6 @@ class TransformersModel:
             raise OutOfMemoryError(f"out of memory on {self.device} with {settings.limits.rows} requests") from error
         finally:
             self._release()
-
-    def _check_lengths(self, lengths: Sequence[int], max_new_tokens: int) -> None:
-        limit = self._context_length - max_new_tokens
-        for index, length in enumerate(lengths):
-            if length > limit:
-                raise ConfigError(
-                    f"example {index} has {length} prompt tokens, but the model's context of {self._context_length}"
-                    f" leaves {limit} beside max_new_tokens={max_new_tokens}."
-                    " Lower prompt.num_shots or engine.max_new_tokens, or choose a model with a longer context."
-                )
 
     def _generate_batch(self, batch_index: int, indices: Sequence[int], schedule: Schedule) -> list[Generation]:
         start = self._clock()
