@@ -22,6 +22,7 @@ FLOORS = [
     {"models", "engine", "measure", "tracking", "tables", "plots"},
     {"memory"},
     {"capacity"},
+    {"loading"},
     {"run"},
     {"sweep", "inspection", "lengths"},
     {"costs"},

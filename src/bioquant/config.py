@@ -284,6 +284,7 @@ class EngineConfig:
 
     batch_size: rows that decode together; a row is one sample of one prompt. prefill_tokens: of prompts that are read
     in one forward pass. compile: fuse what stands between a layer's matrix products, by torch.compile.
+    gpu_memory_utilization: vllm alone: the share of the GPU's memory that it takes, whatever the model needs.
     """
 
     name: str = MISSING
@@ -291,6 +292,7 @@ class EngineConfig:
     batch_size: int = 8
     prefill_tokens: int = 8192
     compile: bool = False
+    gpu_memory_utilization: float = 0.9
     scoring: Scoring = Scoring.generate
     max_new_tokens: int | None = None
 

@@ -7,30 +7,19 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bioquant import (
-    capacity,
-    datasets,
-    measure,
-    models,
-    places,
-    plots,
-    progress,
-    prompts,
-    quantization,
-    tracking,
-)
-from bioquant.config import ModelConfig, QuantConfig, RunConfig, Scoring
+from bioquant import datasets, measure, places, plots, progress, prompts, tracking
+from bioquant.config import EngineConfig, ModelConfig, QuantConfig, RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import Limits, sha256
-from bioquant.engine.transformers import TransformersModel
 from bioquant.errors import OutOfMemoryError
 from bioquant.journal import journal, write_predictions
+from bioquant.loading import Loaded, load, what_is_loaded
 from bioquant.measure import energy, latency
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
 from bioquant.plan import RunPlan, plan
@@ -49,17 +38,6 @@ from bioquant.records import (
 from bioquant.tasks import kind_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model ready to answer, the proof of its quantization, and what loading it took."""
-
-    model: LanguageModel
-    report: QuantizationReport
-    load_s: float
-    compile_s: float | None
-    load_peak_mib: float | None
 
 
 def run_single(config: RunConfig, folder: Path) -> tuple[RunPlan, Outcome]:
@@ -100,46 +78,16 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
     return plan(config, dataset, tuple(examples))
 
 
-def load(config: RunConfig) -> Loaded:
-    """Plan → load: the quantized model, with the proof that it is one.
-
-    Raises DoesNotFitError, ModelError, QuantError.
-    """
-    device = models.resolve_device(config.engine.device)
-    meter = MemoryMeter(device)
-    meter.reset()
-    capacity.check(config, device)
-    loaded = models.load(config.model, config.quant, config.engine.device)
-    model, compile_s = ready(loaded, config)
-    return Loaded(model, loaded.report, loaded.load_s, compile_s, meter.peak().allocated_mib)
-
-
-def ready(loaded: models.LoadedModel, config: RunConfig) -> tuple[LanguageModel, float | None]:
-    """The engine around a loaded model, checked, and the seconds that compiling took where it was asked for."""
-    steady = quantization.steps_can_be_graphs(config.quant)
-    compiled = config.engine.compile and steady
-    started = time.perf_counter()
-    model = TransformersModel(
-        loaded.model,
-        loaded.tokenizer,
-        loaded.device,
-        config.model.context_length,
-        graphs=steady and loaded.device.startswith("cuda"),
-        compiled=compiled,
-    )
-    return model, time.perf_counter() - started if compiled else None
-
-
 class Session:
     """Keeps the model that was loaded last: the cells of a group share it."""
 
     def __init__(self) -> None:
-        self._key: tuple[ModelConfig, QuantConfig] | None = None
+        self._key: tuple[ModelConfig, QuantConfig, EngineConfig] | None = None
         self._loaded: Loaded | None = None
 
     def load(self, config: RunConfig) -> Loaded:
         """The model of this cell, loaded anew only where it differs from the last one's."""
-        key = (config.model, config.quant)
+        key = (config.model, config.quant, what_is_loaded(config.engine))
         if self._loaded is None or self._key != key:
             self._loaded, self._key = None, key
             self._loaded = load(config)
@@ -158,7 +106,7 @@ def run_cell(cell: RunPlan, folder: Path, loaded: Loaded) -> RunResult:
     meter.reset()
     with energy.meter(loaded.model.device) as joules:
         predictions = evaluate(cell, loaded.model, folder)
-    footprint = footprint_of(loaded, predictions, meter.peak(), joules, alone, batched)
+    footprint = footprint_of(loaded, predictions, loaded.peak(meter), joules, alone, batched)
     write_predictions(folder, predictions)
     result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
     write_json(folder / "scores.json", asdict(result))

@@ -10,6 +10,7 @@ from bioquant import run, tables, tracking
 from bioquant.compose import to_mapping
 from bioquant.config import RunConfig
 from bioquant.errors import CellsFailedError
+from bioquant.loading import what_is_loaded
 from bioquant.plan import RunPlan
 from bioquant.sweep.process import CellError, Worker
 from bioquant.tables import Row
@@ -29,7 +30,7 @@ class Cell:
     def group(self) -> tuple[str, str]:
         """Cells that agree in it share a loaded model."""
         config = self.plan.config
-        return repr(config.model), repr((config.quant, config.engine.device))
+        return repr(config.model), repr((config.quant, what_is_loaded(config.engine)))
 
     @property
     def is_baseline(self) -> bool:
