@@ -163,8 +163,8 @@ def _check_recipe(model: ModelConfig, quant: QuantConfig) -> None:
     compute = quant.compute_dtype or model.dtype
     if compute is not Dtype.bfloat16 or model.dtype is Dtype.float32:
         raise QuantError(
-            f"quant '{quant.name}' with engine 'vllm' multiplies in bfloat16, not in {compute} (model.dtype="
-            f"{model.dtype}): set model.dtype=bfloat16, or choose engine=transformers."
+            f"quant '{quant.name}' with engine 'vllm' multiplies in bfloat16 in a model of 16 bits, not in {compute} "
+            f"(model.dtype={model.dtype}): set model.dtype=bfloat16, or choose engine=transformers."
         )
     _check_plugin(f"quant '{quant.name}'")
 
