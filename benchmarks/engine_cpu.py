@@ -17,7 +17,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from bioquant import models, run
+from bioquant import answering, models, run
 from bioquant.compose import compose_one
 from bioquant.config import RunConfig
 from bioquant.engine.tokens import PromptTokenizer
@@ -47,11 +47,11 @@ class Ours:
         self.model = model
 
     def generate(self, prompts: Sequence[Sequence[Message]]) -> list[str]:
-        found = {g.index: g.text for g in self.model.generate(prompts, run.settings(self.config))}
+        found = {g.index: g.text for g in self.model.generate(prompts, answering.settings(self.config))}
         return [found[place] for place in range(len(prompts))]
 
     def choose(self, prompts: Sequence[Sequence[Message]], choices: Sequence[Sequence[str]]) -> list[int]:
-        found = dict(self.model.loglikelihood(prompts, choices, run.limits(self.config)))
+        found = dict(self.model.loglikelihood(prompts, choices, answering.limits(self.config)))
         return [max(range(len(found[place])), key=found[place].__getitem__) for place in range(len(prompts))]
 
 

@@ -34,6 +34,16 @@ def data_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables and no experiment of ours, to be copied: making the tables takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
 def bioquant(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """The installed command, in a project folder of its own: `bioquant("run", "limit=4")`."""
     project = tmp_path_factory.mktemp("project")

@@ -11,19 +11,24 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Later floors may import earlier ones, never the other way round.
 FLOORS = [
-    {"errors", "records", "places", "embedding"},
+    {"errors", "records", "places", "embedding", "launching", "task_schema"},
     {"config"},
+    {"validation", "hardware"},
     {"statistics"},
     {"metrics"},
     {"trivial"},
     {"tasks"},
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
-    {"plan", "datasets", "compose", "progress", "journal"},
+    {"plan", "datasets", "compose", "grid", "progress", "journal", "attempts", "files"},
+    {"evidence"},
+    {"compare", "selection"},
+    {"study", "wording"},
+    {"recommend"},
     {"models", "engine", "measure", "tracking", "tables", "plots"},
-    {"memory"},
+    {"memory", "answering", "estimates"},
     {"capacity"},
     {"loading"},
-    {"run"},
+    {"run", "runs", "report"},
     {"sweep", "inspection", "lengths"},
     {"costs"},
     {"forecast"},
@@ -34,7 +39,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 ONLY_IN = {
     "torch": {"models", "engine", "measure", "memory", "embedding", "verbs.doctor"},
-    "mlflow": {"tracking"},
+    "mlflow": {"tracking", "runs"},
     "hydra": {"compose", "verbs.run"},
     "bitsandbytes": {"models"},
 }

@@ -42,7 +42,7 @@ def test_the_same_text_is_the_nearest(encoder: str) -> None:
     texts = ["liver enzymes", "aspirin pain", "tablets"]
     pool = [Row(id=text, inputs={"text": text}, target="a") for text in texts]
     prompt = PromptConfig(name="p", num_shots=2, embedding_model=encoder)
-    ((_, nearest),) = prompts.nearest([Row(id="x", inputs={"text": "aspirin pain"}, target="a")], pool, prompt)
+    ((_, nearest),) = prompts.neighbours(pool, prompt)([Row(id="x", inputs={"text": "aspirin pain"}, target="a")])
     assert nearest.id == "aspirin pain"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bioquant import datasets, metrics, run
+from bioquant import answering, datasets, metrics, run
 from bioquant.cli import main
 from bioquant.config import DataFormat, LabelConfig, RunConfig, SplitConfig
 from bioquant.inspection import inspect
@@ -40,7 +40,7 @@ def test_what_no_shortening_makes_fit_is_named_apart(capsys: pytest.CaptureFixtu
     config = composed(*overrides)
     model = run.load(config).model
     cell = run.fit(run.prepare(config, run.read(config)), model)
-    refused = [example.id for example in cell.examples if len(model.encode(example.messages)) > run.room(config)]
+    refused = [example.id for example in cell.examples if len(model.encode(example.messages)) > answering.room(config)]
     found = inspect(config).lengths
     assert (found.num_shortened, found.unfit) == (36 - len(refused), tuple(refused))
     assert len(refused) == 18

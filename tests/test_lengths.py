@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from bioquant import models, run
+from bioquant import answering, models, run
 from bioquant.config import ModelSource
 from bioquant.engine.batching import shareable
 from bioquant.engine.tokens import PromptTokenizer
 from bioquant.errors import ConfigError
-from bioquant.lengths import ASSUMED, CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, Reader, Source
+from bioquant.estimates import CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS
+from bioquant.lengths import ASSUMED, Reader, Source
 from test_compose import composed
 
 
@@ -55,7 +56,7 @@ def test_an_estimate_is_rather_too_long_than_too_short(data_root: Path) -> None:
 def test_a_prompt_that_is_too_long_for_the_model_counts_as_shortened() -> None:
     config = composed("model=tiny_random", "task=demo_qa", "prompt=five_shot", "model.context_length=1000")
     found = Reader().lengths(config)
-    assert found.shared + found.longest == run.room(config) == 1000 - 8
+    assert found.shared + found.longest == answering.room(config) == 1000 - 8
 
 
 def test_a_sample_stands_for_as_many_prompts_as_are_asked() -> None:

@@ -9,12 +9,10 @@ import pytest
 from bioquant import loading, run
 from bioquant.cli import main
 from bioquant.config import RunConfig
-from bioquant.errors import ConfigError
 from bioquant.measure.memory import MemoryMeter
 from bioquant.plan import RunPlan
 from bioquant.records import RunResult
 from conftest import Command
-from test_compose import composed
 from vllm_parts import configured
 
 QUICK = ("task=demo_qa", "limit=3", "engine.max_new_tokens=4", "measure.latency_examples=2")
@@ -27,15 +25,6 @@ def cell(config: RunConfig) -> RunPlan:
 
 def finished(folder: Path, config: RunConfig) -> RunResult:
     return run.run_cell(cell(config), folder, run.load(config))
-
-
-def test_an_engine_that_is_not_known_is_named() -> None:
-    config = composed("model=tiny_random")
-    with pytest.raises(ConfigError) as caught:
-        loading.load(replace(config, engine=replace(config.engine, name="vlm")))
-    assert str(caught.value) == (
-        "engine.name 'vlm' is not known; did you mean 'vllm'? Choose from: transformers, vllm."
-    )
 
 
 def test_a_cell_through_vllm_has_the_answers_of_ours_and_no_memory_peaks(
@@ -82,12 +71,23 @@ def test_choices_through_vllm_are_those_of_ours(vllm_installed: None, checkpoint
 
 
 def test_the_engine_is_a_part_of_a_cells_identity(checkpoint: Path) -> None:
-    same = ("engine.batch_size=8", "engine.compile=false")
+    same = ("engine.batch=8", "engine.compile=false")
     theirs, ours = cell(configured(checkpoint, *same)), cell(configured(checkpoint, "engine=transformers", *same))
     assert theirs.cell_id != ours.cell_id
     assert theirs.baseline_cell_id != ours.baseline_cell_id
     share = cell(configured(checkpoint, *same, "engine.gpu_memory_utilization=0.5"))
     assert share.cell_id == theirs.cell_id
+
+
+def test_a_batch_of_auto_is_that_of_our_engine(checkpoint: Path) -> None:
+    theirs, ours = (
+        cell(configured(checkpoint, f"engine={name}", "engine.batch=auto", "engine.batch_memory_gib=16")).config.engine
+        for name in ("vllm", "transformers")
+    )
+    assert (theirs.batch, theirs.batch_tokens) == (ours.batch, ours.batch_tokens)
+    assert theirs.batch == 16
+    assert theirs.batch_tokens
+    assert cell(configured(checkpoint)).config.engine.batch == 1024
 
 
 def test_versions_of_vllm_are_in_a_fingerprint_where_it_is_installed(
@@ -96,32 +96,6 @@ def test_versions_of_vllm_are_in_a_fingerprint_where_it_is_installed(
     before = cell(configured(checkpoint)).fingerprint
     request.getfixturevalue("vllm_installed")
     assert cell(configured(checkpoint)).fingerprint != before
-
-
-def test_a_loaded_model_is_shared_by_cells_that_differ_in_what_is_asked_of_it_alone(checkpoint: Path) -> None:
-    engine = configured(checkpoint).engine
-    shared = [
-        replace(engine, **change)
-        for change in ({"batch_size": 3}, {"max_new_tokens": 9}, {"scoring": type(engine.scoring).loglikelihood})
-    ]
-    assert all(loading.what_is_loaded(other) == loading.what_is_loaded(engine) for other in shared)
-    others = [
-        replace(engine, **change)
-        for change in (
-            {"name": "transformers"},
-            {"compile": False},
-            {"prefill_tokens": 100},
-            {"gpu_memory_utilization": 0.5},
-        )
-    ]
-    assert all(loading.what_is_loaded(other) != loading.what_is_loaded(engine) for other in others)
-
-
-def test_the_session_loads_anew_for_another_engine(vllm_installed: None, checkpoint: Path) -> None:
-    session = run.Session()
-    first = session.load(configured(checkpoint))
-    assert session.load(configured(checkpoint, "engine.batch_size=2")) is first
-    assert session.load(configured(checkpoint, "engine=transformers")) is not first
 
 
 def test_a_peak_is_kept_where_memory_grows_with_need(checkpoint: Path) -> None:
@@ -137,11 +111,11 @@ def test_without_vllm_the_command_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BIOQUANT_ROOT", str(tmp_path))
-    assert main(["run", "engine=vllm", "model=tiny_random", *SHORT]) == 2
-    assert capsys.readouterr() == (
-        "",
-        "error: engine 'vllm' needs vllm, which is not installed: pip install 'bioquant[vllm]'\n",
-    )
+    absent = "error: engine 'vllm' needs vllm, which is not installed: pip install 'bioquant[vllm]'\n"
+    for engine in (["engine=vllm"], ["-m", "engine=transformers,vllm"]):
+        # Told before the task's files are looked for: these are not there.
+        assert main(["run", *engine, "model=tiny_random", "task=medqa", f"data.root={tmp_path}"]) == 2
+        assert capsys.readouterr() == ("", absent)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from bioquant import models
 from bioquant.config import ModelConfig, RunConfig
+from bioquant.engine import offers
 from bioquant.errors import BioquantError, ConfigError, ModelError, OutOfMemoryError, QuantError
 from bioquant.models import vllm
 from bioquant.models.vllm import LoadedVllm
@@ -24,12 +24,12 @@ from vllm_parts import CONTEXT, configured
 NF4 = ("quant=bnb_nf4_dq", "model.dtype=bfloat16")
 
 
-def checked(config: RunConfig) -> str:
-    return vllm.check(config.model, config.quant, config.engine)
+def device_of(config: RunConfig) -> str:
+    return vllm.device_of(config.engine)
 
 
 def loaded(config: RunConfig) -> LoadedVllm:
-    return vllm.load(config.model, config.quant, config.engine, checked(config))
+    return vllm.load(config.model, config.quant, config.engine, device_of(config))
 
 
 def refused(config: RunConfig, kind: type[BioquantError], work: Any = loaded) -> str:
@@ -38,15 +38,8 @@ def refused(config: RunConfig, kind: type[BioquantError], work: Any = loaded) ->
     return str(caught.value)
 
 
-def test_an_absent_library_is_named_with_what_installs_it() -> None:
-    assert refused(composed("engine=vllm"), ConfigError, checked) == (
-        "engine 'vllm' needs vllm, which is not installed: pip install 'bioquant[vllm]'"
-    )
-    assert "vllm" not in sys.modules
-
-
 def test_telemetry_a_second_process_and_logs_on_stdout_are_switched_off(vllm_installed: None, checkpoint: Path) -> None:
-    checked(configured(checkpoint))
+    device_of(configured(checkpoint))
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert os.environ["VLLM_CONFIGURE_LOGGING"] == "0"
@@ -109,87 +102,30 @@ def test_end_tokens_are_those_that_transformers_finds(checkpoint: Path, tmp_path
     assert vllm.eos_token_id(there, tmp_path) == network.generation_config.eos_token_id == (ends or 259)
 
 
-@pytest.mark.parametrize("name", ["bnb_nf4", "bnb_fp4", "bnb_int8", "quanto_int8", "quanto_int4"])
-def test_a_recipe_that_vllm_has_not_is_refused(vllm_installed: None, checkpoint: Path, name: str) -> None:
-    assert refused(configured(checkpoint, f"quant={name}"), QuantError, checked) == (
-        f"quant '{name}' does not run with engine 'vllm', which quantizes to NF4 with double quantization only: choose "
-        "quant=bnb_nf4_dq, quant=none (a checkpoint quantized beforehand stays as it is), or engine=transformers."
-    )
-
-
-@pytest.mark.parametrize(
-    ("overrides", "compute", "dtype"),
-    [
-        (("model.dtype=float32",), "float32", "float32"),
-        (("model.dtype=float16",), "float16", "float16"),
-        (("model.dtype=float32", "quant.compute_dtype=bfloat16"), "bfloat16", "float32"),
-    ],
-)
-def test_products_in_another_dtype_are_refused(
-    vllm_installed: None, checkpoint: Path, overrides: tuple[str, ...], compute: str, dtype: str
-) -> None:
-    assert refused(configured(checkpoint, "quant=bnb_nf4_dq", *overrides), QuantError, checked) == (
-        "quant 'bnb_nf4_dq' with engine 'vllm' multiplies in bfloat16 in a model of 16 bits, not in "
-        f"{compute} (model.dtype={dtype}): set model.dtype=bfloat16, or choose engine=transformers."
-    )
-
-
-def test_16_bits_of_the_other_kind_will_do_where_the_recipe_computes_in_bfloat16(
-    vllm_installed: None, checkpoint: Path
-) -> None:
-    overrides = ("quant=bnb_nf4_dq", "model.dtype=float16", "quant.compute_dtype=bfloat16")
-    assert checked(configured(checkpoint, *overrides)) == "cpu"
-
-
-def test_other_skipped_modules_are_refused(vllm_installed: None, checkpoint: Path) -> None:
-    config = configured(checkpoint, *NF4, "quant.skip_modules=[lm_head,down_proj]")
-    assert refused(config, QuantError, checked) == (
-        "quant 'bnb_nf4_dq' with engine 'vllm': quant.skip_modules=[lm_head,down_proj] cannot be had, since vLLM "
-        "quantizes all linear layers but lm_head: leave it out, or choose engine=transformers."
-    )
-
-
-def test_an_absent_plugin_is_named(vllm_installed: None, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(vllm, "find_spec", lambda name: None if name == "vllm_bnb_plugin" else found(name))
-    assert refused(configured(checkpoint, *NF4), QuantError, checked) == (
-        "quant 'bnb_nf4_dq' with engine 'vllm' needs vllm-bnb-plugin, which is not installed: "
-        "pip install 'bioquant[vllm]'"
-    )
-
-
 def test_an_absent_plugin_of_a_checkpoint_quantized_beforehand_is_named(
     vllm_installed: None, quantized_beforehand: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = quantized_beforehand / "config.json"
     path.write_text(path.read_text(encoding="utf-8").replace("gptq", "bitsandbytes"), encoding="utf-8")
     found = importlib.util.find_spec
-    monkeypatch.setattr(vllm, "find_spec", lambda name: None if name == "vllm_bnb_plugin" else found(name))
+    monkeypatch.setattr(offers, "find_spec", lambda name: None if name == "vllm_bnb_plugin" else found(name))
     assert refused(configured(quantized_beforehand), QuantError) == (
         "model 'tiny_random', quantized beforehand by bitsandbytes, with engine 'vllm' needs vllm-bnb-plugin, which is "
         "not installed: pip install 'bioquant[vllm]'"
     )
 
 
-def test_a_share_that_is_none_is_refused(vllm_installed: None, checkpoint: Path) -> None:
-    for share in ("0.0", "1.5", "-1.0"):
-        config = configured(checkpoint, f"engine.gpu_memory_utilization={share}")
-        assert refused(config, ConfigError, checked) == (
-            f"engine.gpu_memory_utilization={share} is not allowed: give a number above 0, 1 at most."
-        )
-
-
 def test_another_device_than_vllms_is_refused(
     vllm_installed: None, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert refused(configured(checkpoint, "engine.device=cuda"), ConfigError, checked) == (
+    assert refused(configured(checkpoint, "engine.device=cuda"), ConfigError, device_of) == (
         "engine.device=cuda: the installed vllm runs on cpu: set engine.device=auto."
     )
     platform = import_module("vllm.platforms")
     monkeypatch.setattr(platform, "current_platform", SimpleNamespace(device_type="cuda"))
-    assert checked(configured(checkpoint, "engine.device=auto")) == "cuda:0"
+    assert device_of(configured(checkpoint, "engine.device=auto")) == "cuda:0"
     monkeypatch.setattr(platform, "current_platform", SimpleNamespace(device_type=""))
-    assert refused(configured(checkpoint, "engine.device=auto"), ConfigError, checked) == (
+    assert refused(configured(checkpoint, "engine.device=auto"), ConfigError, device_of) == (
         "engine 'vllm' finds no GPU here that it can use: choose engine=transformers."
     )
 

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from omegaconf import OmegaConf
 
-from bioquant import prompts, run
+from bioquant import answering, prompts, run
 from bioquant.config import LabelConfig, PromptConfig, ShotSelection, SplitConfig, TaskConfig, TaskKind, conf_dir
 from bioquant.datasets import files, load
 from bioquant.errors import ConfigError
@@ -133,7 +133,7 @@ def test_random_depends_on_the_seed_alone() -> None:
 def test_knn_puts_the_most_similar_last() -> None:
     items = [row("x", "aspirin pain fever", "a"), row("y", "liver enzymes", "b")]
     pool = [row("p", "liver enzymes rose", "a"), row("q", "aspirin pain", "b"), row("r", "aspirin tablets", "a")]
-    picked = prompts.nearest(items, pool, PromptConfig(name="p", num_shots=2))
+    picked = prompts.neighbours(pool, PromptConfig(name="p", num_shots=2))(items)
     assert [[shot.id for shot in shots] for shots in picked] == [["r", "q"], ["q", "p"]]
 
 
@@ -162,7 +162,7 @@ def test_balanced_mlc_covers_the_labels() -> None:
         (
             [],
             False,
-            "prompt.num_shots=5 but task 't' has no few-shot pool: set prompt.num_shots=0 or choose another task",
+            "prompt.num_shots=5 but task 't' has no few-shot pool: lower prompt.num_shots or choose another task",
         ),
     ],
 )
@@ -281,6 +281,6 @@ def test_self_consistency_counts_parsed_answers_of_each_kind(name: str) -> None:
         batch_index=0,
         batch_size=6,
     )
-    made = run.predict(config, example, [replace(generation, text=output) for output in outputs])
+    made = answering.predict(config, example, [replace(generation, text=output) for output in outputs])
     assert (made.answer, made.correct, made.num_output_tokens) == (example.row.target, True, 18)
     assert made.outputs == tuple(outputs)

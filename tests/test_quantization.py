@@ -5,7 +5,7 @@ import torch
 from transformers import BitsAndBytesConfig, QuantoConfig
 
 from bioquant import compose, quantization
-from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod, WeightFormat, conf_dir
+from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod, RequiresConfig, WeightFormat, conf_dir
 from bioquant.errors import QuantError
 
 QUANTS: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
@@ -23,7 +23,7 @@ def test_every_recipe_has_its_file_name_runs_here_and_composes():
     assert set(QUANTS) == {"none", "bnb_int8", "bnb_nf4", "bnb_nf4_dq", "bnb_fp4", "quanto_int8", "quanto_int4"}
     for name, quant in QUANTS.items():
         assert quant.name == name
-        quantization.check(quant, Device.cpu)
+        quantization.check(quant, MODEL, Device.cpu, None)
         assert (conf_dir() / "quant" / f"{name}.yaml").read_text(encoding="utf-8").startswith("# ")
 
 
@@ -66,18 +66,39 @@ def test_quanto(name: str, weights: str):
 
 
 def test_a_recipe_for_another_device_is_refused():
-    quant = replace(QUANTS["bnb_nf4"], devices=[Device.cuda])
+    quant = replace(QUANTS["bnb_nf4"], requires=RequiresConfig(devices=[Device.cuda]))
     with pytest.raises(QuantError) as error:
-        quantization.check(quant, Device.cpu)
+        quantization.check(quant, MODEL, Device.cpu, None)
     assert str(error.value) == (
-        "quant 'bnb_nf4' does not run on cpu (quant.devices: cuda): choose another recipe or another engine.device."
+        "quant 'bnb_nf4' does not run on cpu (quant.requires.devices: cuda): "
+        "choose another recipe or another engine.device."
     )
+
+
+@pytest.mark.parametrize(
+    ("requires", "reason"),
+    [
+        (
+            RequiresConfig(compute_capability=8.9),
+            "quant 'bnb_nf4' needs a newer GPU (quant.requires.compute_capability=8.9, this one has 8.0)",
+        ),
+        (
+            RequiresConfig(calibrated=True),
+            "quant 'bnb_nf4' needs a checkpoint calibrated for bnb_4bit (model.calibrated of 'm')",
+        ),
+    ],
+)
+def test_what_a_recipe_requires_is_held_against_model_and_device(requires: RequiresConfig, reason: str):
+    quant = replace(QUANTS["bnb_nf4"], requires=requires)
+    with pytest.raises(QuantError) as error:
+        quantization.check(quant, MODEL, Device.cuda, 8.0)
+    assert str(error.value) == f"{reason}: choose another recipe."
 
 
 def test_a_format_its_method_has_not_is_refused():
     quant = replace(QUANTS["bnb_nf4"], weight_format=WeightFormat.int4)
     with pytest.raises(QuantError) as error:
-        quantization.check(quant, Device.cpu)
+        quantization.check(quant, MODEL, Device.cpu, None)
     assert str(error.value) == (
         "quant 'bnb_nf4': with method 'bnb_4bit' the weight_format 'int4' is not known. Choose from: fp4, nf4."
     )
@@ -86,7 +107,7 @@ def test_a_format_its_method_has_not_is_refused():
 def test_a_compute_dtype_that_would_be_ignored_is_refused():
     quant = replace(QUANTS["bnb_int8"], compute_dtype=Dtype.float16)
     with pytest.raises(QuantError) as error:
-        quantization.check(quant, Device.cpu)
+        quantization.check(quant, MODEL, Device.cpu, None)
     assert str(error.value) == (
         "quant 'bnb_int8': compute_dtype=float16 has no effect with method 'bnb_int8', "
         "which computes in the model's dtype: set model.dtype instead."
@@ -100,5 +121,5 @@ def test_a_missing_library_is_named(method: QuantMethod, library: str, monkeypat
     monkeypatch.setitem(quantization.MODULES, library, "bioquant.no_such_module")
     quant = replace(QUANTS["bnb_int8"], method=method)
     with pytest.raises(QuantError) as error:
-        quantization.check(quant, Device.cpu)
+        quantization.check(quant, MODEL, Device.cpu, None)
     assert str(error.value) == f"quant 'bnb_int8' needs {library}, which is not installed: pip install {library}"

@@ -172,9 +172,10 @@ def test_an_absent_checkpoint(project: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_recipe_the_device_cannot_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = asked(capsys, "quant=bnb_nf4", "quant.devices=[cuda]", "engine.device=cpu")
+    message = asked(capsys, "quant=bnb_nf4", "quant.requires.devices=[cuda]", "engine.device=cpu")
     assert message == (
-        "quant 'bnb_nf4' does not run on cpu (quant.devices: cuda): choose another recipe or another engine.device."
+        "quant 'bnb_nf4' does not run on cpu (quant.requires.devices: cuda): "
+        "choose another recipe or another engine.device."
     )
 
 

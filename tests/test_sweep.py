@@ -9,45 +9,15 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from mlflow import MlflowClient
 
 from bioquant.errors import CellsFailedError
-from bioquant.plan import plan
-from bioquant.sweep.launch import Cell, groups, order, refuse_other_prompts
-from bioquant.sweep.process import CellError, Worker
+from bioquant.sweep.launch import refuse_other_prompts
 from conftest import Command
-from test_compose import composed
-from test_plan import DATASET
 
 TINY = ("model=tiny_random", "limit=4", "measure.latency_examples=2", "measure.bootstrap_resamples=100")
-
-
-def cell(*overrides: str) -> Cell:
-    return Cell(plan(composed(*overrides), DATASET, ()), Path("x"), "bioquant run")
-
-
-def test_cells_are_grouped_by_loaded_model_and_the_baseline_comes_first() -> None:
-    given = [
-        cell(f"quant={quant}", f"task={task}")
-        for quant in ("bnb_nf4", "none", "bnb_int8")
-        for task in ("demo_qa", "demo_re")
-    ]
-    arranged = order(given)
-    assert [(c.plan.config.quant.name, c.plan.config.task.name) for c in arranged] == [
-        ("none", "demo_qa"),
-        ("none", "demo_re"),
-        ("bnb_nf4", "demo_qa"),
-        ("bnb_nf4", "demo_re"),
-        ("bnb_int8", "demo_qa"),
-        ("bnb_int8", "demo_re"),
-    ]
-    assert [len(group) for group in groups(arranged)] == [2, 2, 2]
-
-
-def test_a_model_that_differs_only_in_a_setting_is_a_group_of_its_own() -> None:
-    arranged = order([cell("model.dtype=float32"), cell("model.dtype=bfloat16")])
-    assert len(groups(arranged)) == 2
 
 
 def test_quants_that_were_asked_different_prompts_are_not_compared() -> None:
@@ -123,7 +93,8 @@ def assert_artifacts(root: Path, run_id: str) -> None:
 @pytest.mark.slow
 def test_two_runs_of_one_cell_give_the_same_bytes(bioquant: Command, tmp_path: Path) -> None:
     for _ in range(2):
-        assert bioquant("run", *TINY, "quant=bnb_int8", "task=demo_mlc", root=tmp_path).returncode == 0
+        done = bioquant("run", *TINY, "quant=bnb_int8", "task=demo_mlc", "resume=false", root=tmp_path)
+        assert done.returncode == 0
     first, second = (path.read_bytes() for path in sorted(tmp_path.glob("multirun/*/predictions.jsonl")))
     assert first == second
     one, two = runs_of(tmp_path)
@@ -131,12 +102,65 @@ def test_two_runs_of_one_cell_give_the_same_bytes(bioquant: Command, tmp_path: P
 
 
 @pytest.mark.slow
+def test_the_same_command_again_runs_only_what_is_missing(bioquant: Command, tmp_path: Path) -> None:
+    first = ("run", "-m", *TINY, "task=demo_qa,demo_mlc", "--json")
+    rows = json.loads(bioquant(*first, root=tmp_path).stdout)
+    again = bioquant(*first, root=tmp_path)
+    assert again.returncode == 0
+    assert "2 cells: all are finished already; resume=false runs them again." in again.stderr
+    assert json.loads(again.stdout) == [{**row, "command": ""} for row in rows]
+    assert len(runs_of(tmp_path)) == 3
+    assert len(list(tmp_path.glob("multirun/sweep_*"))) == 1
+    larger = bioquant("run", "-m", *TINY, "task=demo_qa,demo_mlc,demo_re", root=tmp_path)
+    assert "3 cells: 1 to run in 1 groups" in larger.stderr
+    assert len(runs_of(tmp_path)) == 5
+    alone = bioquant("run", *TINY, "task=demo_re", root=tmp_path)
+    assert "tiny_random · none · demo_re · zero_shot is finished already: resume=false runs it again" in alone.stderr
+    assert len(runs_of(tmp_path)) == 5
+
+
+@pytest.mark.slow
+def test_a_dry_run_shows_the_plan_and_leaves_nothing(bioquant: Command, tmp_path: Path) -> None:
+    asked = ("run", "-m", *TINY, "task=demo_qa,demo_ner", "prompt=zero_shot,self_consistency", "sweep.dry_run=true")
+    shown = bioquant(*asked, root=tmp_path)
+    assert shown.returncode == 0
+    assert "4 cells: 3 to run in 1 groups that load a model once, 12 examples; 0 finished; 1 pruned." in shown.stdout
+    assert "pruned 1: prompt 'self_consistency' makes no sense for ner tasks" in shown.stdout
+    rows = json.loads(bioquant(*asked, "--json", root=tmp_path).stdout)
+    assert [row["state"] for row in rows] == ["to run", "to run", "to run", "pruned"]
+    assert rows[0]["command"].startswith("bioquant run model=tiny_random limit=4")
+    assert not list(tmp_path.glob("multirun/sweep_*"))
+    assert runs_of(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_sweep_of_nothing_that_can_run_says_why(bioquant: Command, tmp_path: Path) -> None:
+    done = bioquant("run", "-m", *TINY, "task=demo_ner", "prompt=self_consistency", "seed=1,2", root=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: none of the 2 cells can run: "
+        "prompt 'self_consistency' makes no sense for ner tasks (prompt.kinds: re, mlc, qa).\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_not_there_is_told_before_anything_runs(bioquant: Command, tmp_path: Path) -> None:
+    done = bioquant("run", "-m", *TINY, "launcher.devices=[7]", "seed=1,2", root=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "launcher.devices: there is no GPU 7 here. GPUs this process may use: none." in done.stderr
+    done = bioquant("run", "-m", *TINY, "engine.device=cuda", "seed=1,2", root=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "launcher.gpus_per_worker=1 but the GPUs to use are: none." in done.stderr
+    assert runs_of(tmp_path) == []
+
+
+@pytest.mark.slow
 def test_a_cell_that_fails_does_not_take_the_others_with_it(bioquant: Command, tmp_path: Path) -> None:
     """Of a context of 1,000 tokens, an answer of 990 leaves no room for a prompt, however short."""
     result = bioquant("run", "-m", *TINY, "model.context_length=1000", "engine.max_new_tokens=4,990", root=tmp_path)
     assert result.returncode == 1
-    assert "error: 1 of 2 cells failed:" in result.stderr
-    assert "Repeat: bioquant run model=tiny_random" in result.stderr
+    assert "error: 1 of 2 cells failed:\n  tiny_random · none · demo_qa · zero_shot\n    config: " in result.stderr
+    assert "\n    bioquant run model=tiny_random" in result.stderr
     assert "Traceback" not in result.stderr
     parent, good, bad = runs_of(tmp_path)
     assert (parent.info.status, good.info.status, bad.info.status) == ("FAILED", "FINISHED", "FAILED")
@@ -146,33 +170,107 @@ def test_a_cell_that_fails_does_not_take_the_others_with_it(bioquant: Command, t
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_no_run_running(tmp_path: Path) -> None:
+def test_each_worker_sees_what_its_slot_says(bioquant: Command, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'bioquant.sweep.worker' in sys.orig_argv:\n"
+        "    names = ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS')\n"
+        f"    open(f'{seen}/{{os.getpid()}}', 'w').write(' '.join(os.environ.get(name, '-') for name in names))\n"
+    )
+    done = bioquant(
+        "run",
+        "-m",
+        *TINY,
+        "quant=none,bnb_nf4",
+        "launcher.cpu_workers=2",
+        root=tmp_path,
+        PYTHONPATH=str(tmp_path),
+        OMP_NUM_THREADS="2",
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.read_text() for path in seen.iterdir()] == [" 1 1", " 1 1"]
+
+
+def endless(root: Path, *overrides: str) -> subprocess.Popen[str]:
+    """A sweep that would take hours, once its first cell is at work."""
     # A test run started in the background ignores SIGINT, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    endless = ["model=tiny_random", "quant=none,bnb_nf4", "task=demo_ner", "engine.max_new_tokens=4000"]
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("bioquant"), "run", "-m", *endless],
-        cwd=tmp_path,
-        env={**os.environ, "BIOQUANT_ROOT": str(tmp_path)},
+    command = ["model=tiny_random", "quant=none,bnb_nf4", "task=demo_ner", "measure.latency_examples=0", *overrides]
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("bioquant"), "run", "-m", *command],
+        cwd=root,
+        env={**os.environ, "BIOQUANT_ROOT": str(root)},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_for(root: Path, pattern: str) -> None:
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("multirun/*/0/config.yaml")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    while not any(path.stat().st_size for path in root.glob(pattern)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_told_to_stop_at_once_leaves_no_run_running(tmp_path: Path, how: signal.Signals) -> None:
+    process = endless(tmp_path, "engine.max_new_tokens=4000")
+    wait_for(tmp_path, "multirun/*/0/config.yaml")
+    process.send_signal(how)
+    if how is signal.SIGINT:
+        time.sleep(1)
+        process.send_signal(how)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
+    assert "stopped: the same command again goes on from here" in stderr
     assert [run.info.status for run in runs_of(tmp_path)] == ["KILLED", "KILLED"]
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_a_reported_failure() -> None:
-    worker = Worker()
-    worker._process.send_signal(signal.SIGKILL)
-    with pytest.raises(CellError) as caught:
-        worker.ask({"config": {}, "folder": "x", "run_id": "y"})
-    assert str(caught.value) == "the worker process ended without an answer (killed by SIGKILL)."
-    assert caught.value.kind == "worker_died"
-    assert not worker.alive()
-    worker.close()
+def test_ctrl_c_once_finishes_the_examples_in_flight_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    overrides = ("engine.batch=4", "engine.max_new_tokens=20", "limit=24")
+    process = endless(tmp_path, *overrides)
+    wait_for(tmp_path, "multirun/*/0/journal.jsonl")
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "stopping after the examples in flight; Ctrl-C again stops at once" in stderr
+    [journal] = tmp_path.glob("multirun/*/0/journal.jsonl")
+    journaled = len(journal.read_text().splitlines())
+    assert journaled % 4 == 0
+    assert 0 < journaled < 24
+    assert {run.info.status for run in runs_of(tmp_path)} == {"KILLED"}
+    process = endless(tmp_path, *overrides)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    parent, killed, *finished = runs_of(tmp_path)
+    assert parent.info.status == "FINISHED"
+    assert killed.info.status == "KILLED"
+    assert [run.info.status for run in finished] == ["FINISHED", "FINISHED"]
+    assert {run.data.tags["sweep_id"] for run in (parent, killed, *finished)} == {parent.info.run_name}
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_share_the_cells_between_them(tmp_path: Path) -> None:
+    """None of the cells is run twice, and both sweeps know them all in the end."""
+    overrides = ("limit=8", "task=demo_ner,demo_qa,demo_re", "engine.max_new_tokens=8", "--json")
+    both = [endless(tmp_path, *overrides) for _ in range(2)]
+    ended = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    cells = [run for run in runs_of(tmp_path) if run.data.tags["bioquant.kind"] == "cell"]
+    assert [run.info.status for run in cells] == ["FINISHED"] * 6
+    assert len({run.data.tags["fingerprint"] for run in cells}) == 6
+
+
+@pytest.mark.slow
+def test_an_orphaned_worker_is_gone_at_once(tmp_path: Path) -> None:
+    process = endless(tmp_path, "engine.max_new_tokens=4000")
+    wait_for(tmp_path, "multirun/*/0/config.yaml")
+    [worker] = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate()
+    worker.wait(timeout=20)

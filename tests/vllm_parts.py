@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bioquant import loading
 from bioquant.config import RunConfig
 from bioquant.models import random
+from bioquant.plan import versions
 from test_compose import composed
 
 STAND_IN = Path(__file__).parent / "vllm_stand_in"
@@ -72,8 +73,10 @@ def vllm_installed(vllm_path: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """The stand-in in this process; afterwards as if it had never been."""
     for place in vllm_path.split(os.pathsep):
         monkeypatch.syspath_prepend(place)
+    versions.cache_clear()
     with mock.patch.dict(os.environ):
         yield
+    versions.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] in VERSIONS]:
         del sys.modules[name]
 

@@ -11,8 +11,11 @@ from bioquant.errors import BioquantError, did_you_mean
 VERBS = {
     "run": "run one cell, or with -m a sweep of cells (a Hydra application)",
     "plan": "predict a cell's or a sweep's memory, time and disk; nothing is loaded",
+    "compare": "each quantized cell beside its baseline: what it loses and saves, and how sure that is",
+    "recommend": "which model, at which precision, prompted how: under a policy, with a report",
     "ui": "open the MLflow UI on this project's runs",
-    "doctor": "check this machine and say what to do about what is missing",
+    "sync": "deliver what was logged while the tracking server was away",
+    "doctor": "check this machine, say what to do about what is missing; --reap closes runs whose process is gone",
     "models": "list the models: size, licence, gated or not, cached or not",
     "tasks": "list the tasks: kind, labels, licence, where their files are looked for",
 }
@@ -71,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="bioquant VERB --help says more about a verb.",
     )
     parser.add_argument("--version", action="version", version=f"bioquant {_version()}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+    # argparse makes the column of names as wide as this placeholder: it must not be shorter than a verb.
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB [arguments]")
     for verb, help_text in VERBS.items():
         verbs.add_parser(verb, help=help_text, add_help=False)
     return parser

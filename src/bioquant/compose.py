@@ -20,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from bioquant.config import RunConfig, check, conf_dir
+from bioquant.config import RunConfig, conf_dir
 from bioquant.errors import ConfigError, did_you_mean, unknown
 from bioquant.places import project_root
+from bioquant.validation import check
 
 GROUPS = ("model", "quant", "task", "prompt", "engine", "measure", "tracking", "policy", "experiment")
 

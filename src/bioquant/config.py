@@ -5,12 +5,30 @@ Imports neither torch nor mlflow, and does no I/O.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from bioquant.errors import ConfigError
+from bioquant.launching import LauncherConfig, SweepConfig
+from bioquant.places import conf_dir as conf_dir
+from bioquant.task_schema import (
+    DataFormat as DataFormat,
+)
+from bioquant.task_schema import (
+    HubConfig as HubConfig,
+)
+from bioquant.task_schema import (
+    LabelConfig as LabelConfig,
+)
+from bioquant.task_schema import (
+    SplitConfig as SplitConfig,
+)
+from bioquant.task_schema import (
+    TaskConfig as TaskConfig,
+)
+from bioquant.task_schema import (
+    TaskKind as TaskKind,
+)
 
 
 class Dtype(StrEnum):
@@ -39,6 +57,15 @@ class ModelSource(StrEnum):
     random = "random"
 
 
+class QuantMethod(StrEnum):
+    """The library call behind a recipe."""
+
+    none = "none"
+    bnb_int8 = "bnb_int8"
+    bnb_4bit = "bnb_4bit"
+    quanto = "quanto"
+
+
 class Domain(StrEnum):
     """What a model was made for: the study compares biomedical models with general ones."""
 
@@ -59,6 +86,7 @@ class ModelConfig:
         what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
     chat_template: whether turns are written by the tokenizer's own template, else plainly, as for a base model.
+    calibrated: the methods whose weights this checkpoint already holds, quantized with calibration data beforehand.
     """
 
     name: str = MISSING
@@ -76,18 +104,10 @@ class ModelConfig:
     context_length: int = MISSING
     licence: str = MISSING
     gated: bool = False
+    calibrated: list[QuantMethod] = field(default_factory=list[QuantMethod])
     chat_template: bool = True
     system_prompt: str | None = None
     trust_remote_code: bool = False
-
-
-class QuantMethod(StrEnum):
-    """The library call behind a recipe."""
-
-    none = "none"
-    bnb_int8 = "bnb_int8"
-    bnb_4bit = "bnb_4bit"
-    quanto = "quanto"
 
 
 class WeightFormat(StrEnum):
@@ -101,12 +121,26 @@ class WeightFormat(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True)
+class RequiresConfig:
+    """What a recipe needs; a sweep leaves out the cells that do not have it. null is no limit.
+
+    compute_capability: the least of a CUDA device, as NVIDIA counts (8.0: Ampere, 8.9: Ada, 9.0: Hopper).
+    calibrated: a checkpoint that lists the recipe's method in `model.calibrated`. min_, max_parameters: of the model.
+    """
+
+    devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
+    compute_capability: float | None = None
+    calibrated: bool = False
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class QuantConfig:
     """A quantization recipe.
 
     bits: of one quantized weight, without its quantization state.
     compute_dtype: of the matrix products; null takes the model's.
-    devices: where the recipe runs.
     """
 
     name: str = MISSING
@@ -117,129 +151,7 @@ class QuantConfig:
     int8_threshold: float = 6.0
     compute_dtype: Dtype | None = None
     skip_modules: list[str] = field(default_factory=lambda: ["lm_head"])
-    devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
-
-
-class TaskKind(StrEnum):
-    """The four kinds of task."""
-
-    ner = "ner"
-    re = "re"
-    mlc = "mlc"
-    qa = "qa"
-
-
-class DataFormat(StrEnum):
-    """A file format that `bioquant.datasets` reads."""
-
-    jsonl = "jsonl"
-    json = "json"
-    tsv = "tsv"
-    csv = "csv"
-    last_tab = "last_tab"
-    conll = "conll"
-    pubtator = "pubtator"
-    bioc = "bioc"
-    ddi_xml = "ddi_xml"
-    hoc_folder = "hoc_folder"
-
-
-@dataclass(kw_only=True, slots=True)
-class SplitConfig:
-    """One split of a dataset.
-
-    paths: candidates under `data.root`, of which the first that is there is read: a file (with or without a trailing
-        .gz), a pattern with `*` for several files that are one split, or `demo:NAME` for a file inside this package.
-    columns: names for the columns of a file without a header.
-    quoted: whether TSV cells are CSV-quoted (pandas) or taken as they stand.
-    keep_ids, drop_ids: a JSON file whose keys (or items) are the ids to keep or to leave out.
-    only: field -> value: records that hold another value are left out.
-    skip, take: leave out the first `skip` records, then read `take` of them (null: all), where a dataset has no split
-        of its own for the few-shot pool.
-    file_field: the field that gets the file's name without its ending, where several files make the split.
-    entity_type: the type of all entities, where the tags carry none or sub-types are to count as one.
-    pairs: for relations between the entities of a document: the pairs of types, as `Chemical/Disease`, whose entities
-        are candidates. Each candidate pair is a record, both entities marked in the text; label "none" where no
-        relation is annotated.
-    """
-
-    format: DataFormat = MISSING
-    paths: list[str] = MISSING
-    columns: list[str] = field(default_factory=list[str])
-    quoted: bool = False
-    keep_ids: str | None = None
-    drop_ids: str | None = None
-    only: dict[str, str] = field(default_factory=dict[str, str])
-    skip: int = 0
-    take: int | None = None
-    file_field: str | None = None
-    entity_type: str | None = None
-    pairs: list[str] = field(default_factory=list[str])
-
-
-@dataclass(kw_only=True, slots=True)
-class HubConfig:
-    """Where the `datasets` library finds the same data, read where the files are not under `data.root`.
-
-    id: a repository, or a local folder of Parquet, JSON or CSV files.
-    test, pool: splits, as `test` or `train[:1000]`.
-    fields: as the task's, where the column names differ from the files'.
-    """
-
-    id: str = MISSING
-    config: str | None = None
-    revision: str | None = None
-    test: str = MISSING
-    pool: str | None = None
-    fields: dict[str, str] = field(default_factory=dict[str, str])
-
-
-@dataclass(kw_only=True, slots=True)
-class LabelConfig:
-    """A label: what the answer says, what it means, and other strings that stand for it.
-
-    value: what the data file holds where that is not the name.
-    """
-
-    name: str = MISSING
-    value: str | None = None
-    description: str = ""
-    aliases: list[str] = field(default_factory=list[str])
-
-
-@dataclass(kw_only=True, slots=True)
-class TaskConfig:
-    """A dataset, its kind and its wording.
-
-    fields: our field name -> the file's (dots step into nested values). NER: id, text, entities. RE: id, text, label.
-        MLC: id, text, labels. QA: id, question, context, options, answer. All: unit, what a row belongs to where rows
-        are not independent (a document), over which intervals are then drawn. QA: group, a subject, say, over which the
-        score `group_mean_accuracy` is an unweighted mean.
-    labels: the label set; NER: the entity types. Empty for multiple-choice QA, whose choices are the row's letters.
-    negative_label: RE: the label for "no relation", which micro-F1 leaves out.
-    label_separator: MLC: between the labels of one cell.
-    label_columns: MLC: each label is a column of its own, named by the label's value (or name), that holds 0 or 1.
-    first_option: QA: the first option's number, where the file gives answers as numbers.
-    instruction: what to do; `{labels}` becomes the list of labels with their descriptions.
-    get: where to obtain the files, for the error message where they are missing.
-    """
-
-    name: str = MISSING
-    kind: TaskKind = MISSING
-    description: str = MISSING
-    licence: str = MISSING
-    get: str = MISSING
-    test: SplitConfig = MISSING
-    pool: SplitConfig | None = None
-    hub: HubConfig | None = None
-    fields: dict[str, str] = field(default_factory=dict[str, str])
-    labels: list[LabelConfig] = field(default_factory=list[LabelConfig])
-    negative_label: str | None = None
-    label_separator: str = ";"
-    label_columns: bool = False
-    first_option: int = 0
-    instruction: str = MISSING
-    max_new_tokens: int = MISSING
+    requires: RequiresConfig = field(default_factory=RequiresConfig)
 
 
 class ShotSelection(StrEnum):
@@ -255,6 +167,7 @@ class ShotSelection(StrEnum):
 class PromptConfig:
     """A prompting method.
 
+    kinds: the kinds of task it makes sense for; a sweep leaves out the others.
     num_samples: self-consistency: answers drawn an example, of which the majority counts.
     reasoning_tokens: added to the task's token limit when the model reasons first.
     embedding_model: kNN: a local sentence-transformers-style folder; null takes TF-IDF.
@@ -269,6 +182,7 @@ class PromptConfig:
     top_p: float = 1.0
     reasoning_tokens: int = 256
     embedding_model: str | None = None
+    kinds: list[TaskKind] = field(default_factory=lambda: list(TaskKind))
 
 
 class Scoring(StrEnum):
@@ -282,17 +196,25 @@ class Scoring(StrEnum):
 class EngineConfig:
     """How text goes through the model. What rides together changes scores, so it is part of a cell's identity.
 
-    batch_size: rows that decode together; a row is one sample of one prompt. prefill_tokens: of prompts that are read
-    in one forward pass. compile: fuse what stands between a layer's matrix products, by torch.compile.
+    batch: rows that decode together; a row is one sample of one prompt. "auto" decides it, and batch_tokens, from the
+        memory that is predicted, the same for all quants of a model.
+    batch_memory_gib: what "auto" decides for; null: the device's, or the policy's if that is less.
+    batch_tokens: rows times the tokens that each has room for, at most; null: any number.
+    prefill_tokens: of prompts that are read in one forward pass.
+    compile: fuse what stands between a layer's matrix products, by torch.compile.
     gpu_memory_utilization: vllm alone: the share of the GPU's memory that it takes, whatever the model needs.
+    audit: examples that are answered again, each alone.
     """
 
     name: str = MISSING
     device: Device = Device.auto
-    batch_size: int = 8
+    batch: int | str = "auto"
+    batch_memory_gib: int | None = None
+    batch_tokens: int | None = None
     prefill_tokens: int = 8192
     compile: bool = False
     gpu_memory_utilization: float = 0.9
+    audit: int = 0
     scoring: Scoring = Scoring.generate
     max_new_tokens: int | None = None
 
@@ -326,7 +248,8 @@ class PolicyConfig:
     """What is acceptable: budgets and tolerated loss. A budget of null is no limit.
 
     gpu_memory_gib: of one device, as its vendor counts (GiB). latency_p95_ms: of one example at batch 1.
-    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1.
+    max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1; null tolerates
+        any, and asks for no baseline.
     confidence: of every interval that a verdict rests on.
     tasks: task -> weight in the overall choice; empty weighs all alike. licences: allowed ones; empty allows all.
     """
@@ -335,7 +258,7 @@ class PolicyConfig:
     gpu_memory_gib: float | None = None
     latency_p95_ms: float | None = None
     joules_per_example: float | None = None
-    max_quality_loss: float = 0.01
+    max_quality_loss: float | None = 0.01
     confidence: float = 0.95
     tasks: dict[str, float] = field(default_factory=dict[str, float])
     licences: list[str] = field(default_factory=list[str])
@@ -360,6 +283,7 @@ class RunConfig:
     """One cell: all that a run depends on.
 
     limit: a seeded sample of this many test examples, the same for every model and quant; null takes all.
+    resume: what is finished is not run again, and what was interrupted goes on where it stopped.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -372,40 +296,8 @@ class RunConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
     limit: int | None = None
     seed: int = 0
-
-
-def conf_dir() -> Path:
-    """The folder of YAML files: inside the package in a wheel, beside `src/` in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
-
-
-def check(config: RunConfig) -> None:
-    """Ranges the types cannot say. Raises ConfigError."""
-    at_least_one = {
-        "engine.batch_size": config.engine.batch_size,
-        "engine.prefill_tokens": config.engine.prefill_tokens,
-        "task.max_new_tokens": config.task.max_new_tokens,
-        "prompt.num_samples": config.prompt.num_samples,
-    }
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise ConfigError(f"{key}={value} is not allowed: give a whole number of at least 1.")
-    if config.limit is not None and config.limit < 1:
-        raise ConfigError(
-            f"limit={config.limit} is not allowed: give a whole number of at least 1, or leave it out to take all."
-        )
-    for key, value in {
-        "prompt.num_shots": config.prompt.num_shots,
-        "measure.latency_examples": config.measure.latency_examples,
-        "measure.latency_batch_size": config.measure.latency_batch_size,
-    }.items():
-        if value < 0:
-            raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")
-    if config.prompt.num_samples > 1 and config.prompt.temperature <= 0:
-        raise ConfigError(
-            f"prompt.num_samples={config.prompt.num_samples} needs prompt.temperature above 0: "
-            "greedy decoding gives the same answer each time."
-        )
+    resume: bool = True

@@ -9,12 +9,16 @@ BioquantError                 anything this package raises on purpose; ends a ru
 │   ├── DoesNotFitError       a model that is predicted to need more memory than the device has
 │   └── TrackingError         a tracking server or store that cannot be used
 ├── OutOfMemoryError          the device has not the memory for one example
+├── DiskFullError             a disk that cannot take what a run writes
 ├── QuantNotAppliedError      the recipe left the model as it was: its score would be a lie
 └── CellsFailedError          a sweep ended and some of its cells failed; the command exits with 1
 """
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Self
 
 
 class BioquantError(Exception):
@@ -79,10 +83,33 @@ class OutOfMemoryError(BioquantError):
     kind = "oom"
 
 
+class DiskFullError(BioquantError):
+    """A disk, or a quota on it, that cannot take what a run writes."""
+
+    kind = "disk_full"
+
+    @classmethod
+    def at(cls, path: str | Path) -> Self:
+        """With the file that could not be written."""
+        return cls(f"disk full: {path} cannot be written. Free space on its disk; what was written before is kept.")
+
+
 class CellsFailedError(BioquantError):
     """Some cells of a sweep failed."""
 
     kind = "cells_failed"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the system refused to write for want of room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def kind_of(error: BaseException) -> str:
+    """The tag `error.kind` of a run that failed of this."""
+    if is_disk_full(error):
+        return DiskFullError.kind
+    return error.kind if isinstance(error, BioquantError) else type(error).__name__
 
 
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:

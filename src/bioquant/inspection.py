@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bioquant import datasets, models, prompts, run
+from bioquant import answering, datasets, models, prompts, run
 from bioquant.config import RunConfig
 from bioquant.engine.tokens import PromptTokenizer
 from bioquant.records import Answer, Dataset, Example, Row, Span
@@ -68,7 +68,7 @@ def inspect(config: RunConfig) -> Inspection:
         return len(tokens.encode(tokens.text(example.messages)))
 
     def fits(example: Example) -> bool:
-        return length(example) <= run.room(config)
+        return length(example) <= answering.room(config)
 
     asked = {example.id: prompts.fitting(example, config.task, config.prompt, fits) for example in examples}
     return Inspection(
@@ -80,7 +80,7 @@ def inspect(config: RunConfig) -> Inspection:
         num_duplicates=(num_duplicates(dataset.test), num_duplicates(dataset.pool)),
         num_shared=dataset.num_shared,
         shown=tuple(shown(asked[example.id] or example, config) for example in examples[:SHOWN]),
-        lengths=lengths([length(example) for example in examples], asked, run.room(config)),
+        lengths=lengths([length(example) for example in examples], asked, answering.room(config)),
     )
 
 

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bioquant import capacity, models, quantization
-from bioquant.config import EngineConfig, RunConfig, Scoring
-from bioquant.engine import LanguageModel
+from bioquant.config import RunConfig
+from bioquant.engine import LanguageModel, offers
 from bioquant.engine.transformers import TransformersModel
 from bioquant.engine.vllm import VllmModel
-from bioquant.errors import ConfigError, unknown
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
 from bioquant.models import vllm
 from bioquant.records import QuantizationReport
@@ -40,10 +39,8 @@ def load(config: RunConfig) -> Loaded:
 
     Raises ConfigError (an engine that is not known or not installed), DoesNotFitError, ModelError, QuantError.
     """
-    name = config.engine.name
-    if name not in ENGINES:
-        raise ConfigError(unknown("engine.name", name, ENGINES))
-    return ENGINES[name](config)
+    offers.check(config)
+    return LOADERS[config.engine.name](config)
 
 
 def with_transformers(config: RunConfig) -> Loaded:
@@ -75,17 +72,12 @@ def ready(loaded: models.LoadedModel, config: RunConfig) -> tuple[LanguageModel,
 
 def with_vllm(config: RunConfig) -> Loaded:
     """Loaded and answered by vLLM, whose compiling is part of its loading."""
-    device = vllm.check(config.model, config.quant, config.engine)
+    device = vllm.device_of(config.engine)
     capacity.check(config, device)
     loaded = vllm.load(config.model, config.quant, config.engine, device)
     model = VllmModel(loaded.llm, loaded.tokenizer, loaded.eos_token_id, device, loaded.context_length)
     return Loaded(model, loaded.report, loaded.load_s, compile_s=None, load_peak_mib=None, reserves=True)
 
 
-ENGINES: dict[str, Callable[[RunConfig], Loaded]] = {"transformers": with_transformers, "vllm": with_vllm}
-"""By `engine.name`."""
-
-
-def what_is_loaded(engine: EngineConfig) -> EngineConfig:
-    """Of an engine's settings those that decide what is loaded: cells that agree in them can share it."""
-    return replace(engine, batch_size=1, scoring=Scoring.generate, max_new_tokens=None)
+LOADERS: dict[str, Callable[[RunConfig], Loaded]] = {"transformers": with_transformers, "vllm": with_vllm}
+"""By `engine.name`: one for each of `offers.ENGINES`."""

@@ -1,6 +1,7 @@
 """Where files are: the project's folder, its tracking store, the caches. No I/O beyond looking."""
 
 import os
+import re
 from pathlib import Path
 
 import platformdirs
@@ -16,6 +17,12 @@ def project_root() -> Path:
         return Path(named).resolve()
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "multirun").is_dir()), here)
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the package in a wheel, beside `src/` in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def cache_dir() -> Path:
@@ -40,3 +47,13 @@ def tracking_uri(configured: str | None) -> str:
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
         return prefix + str(project_root() / uri.removeprefix(prefix))
     return uri
+
+
+def without_password(uri: str) -> str:
+    """An address that may be shown and kept."""
+    return re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:***@", uri)
+
+
+def spool_root() -> Path:
+    """What is logged while the tracking server is away, and what waits to be delivered."""
+    return project_root() / "multirun" / ".spool"

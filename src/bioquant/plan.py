@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from bioquant.config import (
@@ -33,6 +34,7 @@ BASELINE = QuantConfig(name="none", method=QuantMethod.none, weight_format=Weigh
 class RunPlan:
     """A cell that is decided and not started.
 
+    examples: none until the cell is prepared: its identity needs no written prompts.
     cell_id: SHA-256 of all that decides the predictions. baseline_cell_id: the same cell's at quant=none.
     fingerprint: the cell, how it is measured and the library versions: what a resumed sweep looks for.
     """
@@ -45,13 +47,24 @@ class RunPlan:
     fingerprint: str
 
     @property
+    def num_examples(self) -> int:
+        """How many test examples the cell takes."""
+        limit, number = self.config.limit, self.dataset.num_test
+        return number if limit is None else min(limit, number)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the model is unquantized."""
+        return self.cell_id == self.baseline_cell_id
+
+    @property
     def name(self) -> str:
         """How the run reads in a list."""
         config = self.config
         return f"{config.model.name} · {config.quant.name} · {config.task.name} · {config.prompt.name}"
 
 
-def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...]) -> RunPlan:
+def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...] = ()) -> RunPlan:
     """Give a cell its identity. Pure."""
     cell_id = _digest(_identity(config, dataset))
     baseline = _digest(_identity(replace(config, quant=BASELINE), dataset))
@@ -71,6 +84,7 @@ def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...]) -> 
     )
 
 
+@cache
 def versions() -> dict[str, str]:
     """The installed versions of the libraries that can change a prediction or a figure."""
     found = {library: _version(library) for library in LIBRARIES + EXTRAS}
@@ -95,7 +109,9 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
         "template_version": TEMPLATE_VERSION,
         "engine": {
             "name": config.engine.name,
-            "batch_size": config.engine.batch_size,
+            "batch": config.engine.batch,
+            "batch_memory_gib": config.engine.batch_memory_gib,
+            "batch_tokens": config.engine.batch_tokens,
             "prefill_tokens": config.engine.prefill_tokens,
             "compile": config.engine.compile,
             "scoring": config.engine.scoring,
@@ -108,7 +124,7 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
 
 def _model(model: ModelConfig) -> dict[str, object]:
     """A checkpoint brings its architecture along; what `conf/model` says of it decides random weights only."""
-    described = ("name", "family", "domain", "general_counterpart", "num_parameters", "licence", "gated")
+    described = ("name", "family", "domain", "general_counterpart", "num_parameters", "licence", "gated", "calibrated")
     shaped = () if model.source is ModelSource.random else ("architecture",)
     return _without(asdict(model), described + shaped)
 
@@ -117,7 +133,7 @@ def _quant(quant: QuantConfig) -> dict[str, object]:
     """The unquantized recipe has no settings: its bits and formats must not make two baselines of one."""
     if quant.method is QuantMethod.none and quant.compute_dtype is None:
         return {"method": "none"}
-    return _without(asdict(quant), ("name", "bits", "devices"))
+    return _without(asdict(quant), ("name", "bits", "requires"))
 
 
 def _task(task: TaskConfig) -> dict[str, object]:
@@ -132,7 +148,7 @@ def _task(task: TaskConfig) -> dict[str, object]:
 
 
 def _prompt(prompt: PromptConfig) -> dict[str, object]:
-    return _without(asdict(prompt), ("name",))
+    return _without(asdict(prompt), ("name", "kinds"))
 
 
 def _without(mapping: Mapping[str, object], keys: tuple[str, ...]) -> dict[str, object]:

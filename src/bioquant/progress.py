@@ -1,9 +1,13 @@
 """How far a cell is: a bar with rate and time left on a terminal, plain lines elsewhere. Writes to stderr."""
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -13,11 +17,41 @@ PLAIN_EVERY_S = 10.0
 """Seconds between plain lines."""
 
 
+@contextmanager
+def gently() -> Generator[Callable[[], bool]]:
+    """Ctrl-C once makes the yielded function True, so that the examples in flight can be finished; twice interrupts."""
+    asked = threading.Event()
+
+    def ask(_: int, __: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        print("\nstopping after the examples in flight; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Rate(ProgressColumn):
     """Examples a second since the start."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.2f}/s" if task.speed else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who looks at a cell while its examples run.
+
+    show: label and number of examples -> what is told how many more are done.
+    stopping: gives what says whether to stop after the examples in flight.
+    """
+
+    show: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+    stopping: Callable[[], AbstractContextManager[Callable[[], bool]]]
 
 
 @contextmanager
@@ -54,3 +88,7 @@ def _lines(label: str, total: int) -> Callable[[int], None]:
         print(f"{label}: {done}/{total} examples, {rate:.2f}/s, {left}", file=sys.stderr, flush=True)
 
     return advance
+
+
+ALONE = Watch(examples, gently)
+"""A cell on its own, in the foreground."""

@@ -13,7 +13,7 @@ from random import Random
 from typing import assert_never, cast
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
+from numpy.typing import NDArray
 
 from bioquant.config import PromptConfig, ShotSelection, TaskConfig, TaskKind
 from bioquant.errors import ConfigError
@@ -52,8 +52,20 @@ def build(
 
     Raises ConfigError where the pool holds too few examples, or a chosen one stands among the rows.
     """
-    shots = _shots(rows, pool, task, prompt, seed)
+    shots = chooser(pool, task, prompt, seed)(rows)
     _refuse_leaks(rows, list({shot.id: shot for shot in chain.from_iterable(shots)}.values()), task)
+    return written(rows, shots, task, prompt, system_prompt=system_prompt)
+
+
+def written(
+    rows: Sequence[Row],
+    shots: Sequence[Sequence[Row]],
+    task: TaskConfig,
+    prompt: PromptConfig,
+    *,
+    system_prompt: str | None,
+) -> list[Example]:
+    """One example a row, with the few-shot examples that were chosen for it."""
     system = (Message(role="system", content=system_prompt),) if system_prompt else ()
     return [
         Example(
@@ -112,38 +124,67 @@ def _content(row: Row, shots: Sequence[Row], task: TaskConfig, prompt: PromptCon
     return "\n\n".join([_head(task, prompt), *worked, f"{kind.show(row)}\n{cue}"])
 
 
-def _shots(
-    rows: Sequence[Row], pool: Sequence[Row], task: TaskConfig, prompt: PromptConfig, seed: int
-) -> Sequence[Sequence[Row]]:
-    """The few-shot examples of each row."""
-    _check_pool(pool, task, prompt)
+Chooser = Callable[[Sequence[Row]], Sequence[Sequence[Row]]]
+"""The few-shot examples of each of some rows."""
+
+
+def chooser(pool: Sequence[Row], task: TaskConfig, prompt: PromptConfig, seed: int) -> Chooser:
+    """What chooses each row's few-shot examples; what it must know of the pool is worked out here, once.
+
+    Raises ConfigError where the pool holds too few examples.
+    """
+    if prompt.selection is ShotSelection.knn and prompt.num_shots:
+        check(task, prompt, len(pool))
+        return neighbours(pool, prompt)
+    return always(fixed_shots(pool, task, prompt, seed))
+
+
+def always(shots: Sequence[Row]) -> Chooser:
+    """The same few-shot examples for every row."""
+    return lambda rows: [shots] * len(rows)
+
+
+def fixed_shots(pool: Sequence[Row], task: TaskConfig, prompt: PromptConfig, seed: int) -> Sequence[Row]:
+    """The few-shot examples that all rows of a task share; none for kNN, which chooses for each row.
+
+    Raises ConfigError where the pool holds too few examples.
+    """
+    check(task, prompt, len(pool))
     match prompt.selection:
         case _ if prompt.num_shots == 0:
-            return [()] * len(rows)
+            return ()
         case ShotSelection.first:
-            return [pool[: prompt.num_shots]] * len(rows)
+            return pool[: prompt.num_shots]
         case ShotSelection.balanced:
-            return [balanced(pool, task, prompt.num_shots)] * len(rows)
+            return balanced(pool, task, prompt.num_shots)
         case ShotSelection.random:
-            return [Random(seed).sample(pool, prompt.num_shots)] * len(rows)
+            return Random(seed).sample(pool, prompt.num_shots)
         case ShotSelection.knn:
-            return nearest(rows, pool, prompt)
+            return ()
         case _:
             assert_never(prompt.selection)
 
 
-def _check_pool(pool: Sequence[Row], task: TaskConfig, prompt: PromptConfig) -> None:
-    if prompt.num_shots <= len(pool):
-        return
-    if task.pool is None and not pool:
-        raise ConfigError(
-            f"prompt.num_shots={prompt.num_shots} but task '{task.name}' has no few-shot pool: "
-            "set prompt.num_shots=0 or choose another task"
-        )
-    raise ConfigError(
-        f"prompt.num_shots={prompt.num_shots} but the few-shot pool of task '{task.name}' holds only {len(pool)} "
-        f"example{'' if len(pool) == 1 else 's'}: lower prompt.num_shots or choose another task"
+def unmet(task: TaskConfig, prompt: PromptConfig, num_pool: int) -> str | None:
+    """What this task has not that the prompting method needs, in words; None where nothing is missing."""
+    if task.kind not in prompt.kinds:
+        return f"prompt '{prompt.name}' makes no sense for {task.kind} tasks (prompt.kinds: {', '.join(prompt.kinds)})"
+    if prompt.num_shots <= num_pool:
+        return None
+    if task.pool is None and num_pool == 0:
+        return f"prompt.num_shots={prompt.num_shots} but task '{task.name}' has no few-shot pool"
+    return (
+        f"prompt.num_shots={prompt.num_shots} but the few-shot pool of task '{task.name}' holds only {num_pool} "
+        f"example{'' if num_pool == 1 else 's'}"
     )
+
+
+def check(task: TaskConfig, prompt: PromptConfig, num_pool: int) -> None:
+    """Whether the prompting method can be used on the task. Raises ConfigError."""
+    reason = unmet(task, prompt, num_pool)
+    if reason is not None:
+        way_out = "choose another prompt" if task.kind not in prompt.kinds else "lower prompt.num_shots"
+        raise ConfigError(f"{reason}: {way_out} or choose another task")
 
 
 def balanced(pool: Sequence[Row], task: TaskConfig, num_shots: int) -> list[Row]:
@@ -179,21 +220,41 @@ def _covering(pool: Sequence[Row], num_shots: int) -> list[Row]:
     return chosen
 
 
-def nearest(rows: Sequence[Row], pool: Sequence[Row], prompt: PromptConfig) -> list[list[Row]]:
+def neighbours(pool: Sequence[Row], prompt: PromptConfig) -> Chooser:
     """For each row the most similar pool rows by cosine, the most similar last, next to the item."""
-    own, others = [_input(row) for row in rows], [_input(row) for row in pool]
-    if prompt.embedding_model:
-        from bioquant.embedding import embed  # torch, which only this option needs
+    similarities = _by_embedding(pool, prompt.embedding_model) if prompt.embedding_model else _by_words(pool)
 
-        similar = embed(own, prompt.embedding_model) @ embed(others, prompt.embedding_model).T
-    else:
-        vectorizer = TfidfVectorizer(sublinear_tf=True).fit(others)
-        ours, theirs = vectorizer.transform(own), vectorizer.transform(others).T
-        similar = (
-            (ours[place] @ theirs).toarray().ravel() for place in range(len(own))
-        )  # a row a time: the matrix is large
-    best = [np.argsort(-row, kind="stable")[: prompt.num_shots] for row in similar]
-    return [[pool[place] for place in places[::-1]] for places in best]
+    def choose(rows: Sequence[Row]) -> list[list[Row]]:
+        best = [np.argsort(-row, kind="stable")[: prompt.num_shots] for row in similarities(rows)]
+        return [[pool[place] for place in places[::-1]] for places in best]
+
+    return choose
+
+
+Similarities = Callable[[Sequence[Row]], Iterable[NDArray[np.floating]]]
+"""For each row its similarity to every pool row."""
+
+
+def _by_embedding(pool: Sequence[Row], folder: str) -> Similarities:
+    from bioquant.embedding import embed  # torch, which only this option needs
+
+    theirs = embed([_input(row) for row in pool], folder).T
+    return lambda rows: embed([_input(row) for row in rows], folder) @ theirs
+
+
+def _by_words(pool: Sequence[Row]) -> Similarities:
+    """TF-IDF, a row at a time: the matrix is large."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # two seconds, which only this selection needs
+
+    texts = [_input(row) for row in pool]
+    vectorizer = TfidfVectorizer(sublinear_tf=True).fit(texts)
+    theirs = vectorizer.transform(texts).T
+
+    def similarities(rows: Sequence[Row]) -> Iterator[NDArray[np.floating]]:
+        ours = vectorizer.transform([_input(row) for row in rows])
+        return ((ours[place] @ theirs).toarray().ravel() for place in range(len(rows)))
+
+    return similarities
 
 
 def _input(row: Row) -> str:

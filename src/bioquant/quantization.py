@@ -26,8 +26,40 @@ MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto"}
 """What each of these distributions is imported as."""
 
 
-def check(quant: QuantConfig, device: Device) -> None:
-    """Whether the recipe makes sense and can run on this device (cpu or cuda). Raises QuantError."""
+def check(quant: QuantConfig, model: ModelConfig, device: Device, capability: float | None) -> None:
+    """Whether the recipe makes sense and can run on this device (see `unmet`). Raises QuantError."""
+    check_recipe(quant)
+    reason = unmet(quant, model, device, capability)
+    if reason is not None:
+        raise QuantError(f"{reason}: choose another recipe{_or_device(quant, device)}.")
+
+
+def unmet(quant: QuantConfig, model: ModelConfig, device: Device, capability: float | None) -> str | None:
+    """What of `quant.requires` this model or device has not, in words; None where nothing is missing.
+
+    device: cpu or cuda. capability: the CUDA device's; None where it is not known, and then nothing is said of it.
+    """
+    needs, size, who = quant.requires, model.num_parameters, f"quant '{quant.name}'"
+    if device not in needs.devices:
+        return f"{who} does not run on {device} (quant.requires.devices: {', '.join(needs.devices)})"
+    if needs.compute_capability and capability is not None and capability < needs.compute_capability:
+        wanted = f"quant.requires.compute_capability={needs.compute_capability}"
+        return f"{who} needs a newer GPU ({wanted}, this one has {capability})"
+    if needs.calibrated and quant.method not in model.calibrated:
+        return f"{who} needs a checkpoint calibrated for {quant.method} (model.calibrated of '{model.name}')"
+    if size is not None and needs.min_parameters is not None and size < needs.min_parameters:
+        return f"{who} is for models of at least {needs.min_parameters:,} parameters ('{model.name}': {size:,})"
+    if size is not None and needs.max_parameters is not None and size > needs.max_parameters:
+        return f"{who} is for models of at most {needs.max_parameters:,} parameters ('{model.name}': {size:,})"
+    return None
+
+
+def _or_device(quant: QuantConfig, device: Device) -> str:
+    return " or another engine.device" if device not in quant.requires.devices else ""
+
+
+def check_recipe(quant: QuantConfig) -> None:
+    """Whether the recipe makes sense, wherever it runs, and its library is installed. Raises QuantError."""
     formats = FORMATS[quant.method]
     if quant.weight_format not in formats:
         what = f"quant '{quant.name}': with method '{quant.method}' the weight_format"
@@ -36,11 +68,6 @@ def check(quant: QuantConfig, device: Device) -> None:
         raise QuantError(
             f"quant '{quant.name}': compute_dtype={quant.compute_dtype} has no effect with method '{quant.method}', "
             "which computes in the model's dtype: set model.dtype instead."
-        )
-    if device not in quant.devices:
-        raise QuantError(
-            f"quant '{quant.name}' does not run on {device} (quant.devices: {', '.join(quant.devices)}): "
-            "choose another recipe or another engine.device."
         )
     _check_library(quant)
 

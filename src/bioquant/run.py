@@ -1,33 +1,39 @@
 """The main path: one cell, compose → plan → load → evaluate → measure → log."""
 
 import hashlib
-import json
 import logging
-import time
-from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from bioquant import datasets, measure, places, plots, progress, prompts, tracking
-from bioquant.config import EngineConfig, ModelConfig, QuantConfig, RunConfig, Scoring
-from bioquant.engine import GenerationSettings, LanguageModel
-from bioquant.engine.batching import Limits, sha256
+from bioquant import (
+    answering,
+    attempts,
+    capacity,
+    datasets,
+    hardware,
+    measure,
+    places,
+    plots,
+    progress,
+    prompts,
+    tracking,
+)
+from bioquant.config import RunConfig
+from bioquant.engine import LanguageModel
 from bioquant.errors import OutOfMemoryError
+from bioquant.files import logged, write_config, write_json
 from bioquant.journal import journal, write_predictions
-from bioquant.loading import Loaded, load, what_is_loaded
+from bioquant.loading import Loaded, load
 from bioquant.measure import energy, latency
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
 from bioquant.plan import RunPlan, plan
+from bioquant.progress import Watch
 from bioquant.records import (
     Dataset,
-    Example,
     Footprint,
-    Generation,
     Latency,
     Outcome,
     Prediction,
@@ -41,26 +47,29 @@ log = logging.getLogger(__name__)
 
 
 def run_single(config: RunConfig, folder: Path) -> tuple[RunPlan, Outcome]:
-    """One cell on its own: opens its MLflow run before the model loads, and closes it with what really happened."""
+    """One cell on its own, unless it is finished already.
+
+    Opens its MLflow run before the model loads, and closes it with what really happened. A job that was queued again
+    finds its folder taken, and goes on in its own run.
+    """
     cell = prepare(config, read(config))
     store = tracking.open_store(config.tracking)
-    run_id = tracking.start_run(store, cell, folder, sweep_id=None, parent_run_id=None)
-    with logged(folder), tracking.closing(store, run_id, folder):
-        result = run_cell(cell, folder, load(config))
-        tracking.log_result(store, run_id, result, folder)
+    tracking.reap(store)
+    with attempts.awaited_turn(cell.fingerprint, cell.name):
+        found = tracking.finished(store, [cell.fingerprint]) if config.resume else {}
+        if found:
+            print(f"{cell.name} is finished already: resume=false runs it again", file=sys.stderr, flush=True)
+            return cell, found[cell.fingerprint]
+        run_id = tracking.run_of(folder)
+        if run_id is None:
+            run_id = tracking.start_run(store, cell, folder, sweep_id=None, parent_run_id=None)
+        else:
+            tracking.reattach(store, run_id)
+        with tracking.closing(store, run_id, folder), logged(folder):
+            result = run_cell(cell, folder, load(config), journaled(cell, folder))
+            tracking.log_result(store, run_id, result, folder)
+        attempts.done(cell.fingerprint)
     return cell, tracking.outcome(result)
-
-
-def prepare_all(configs: Sequence[RunConfig]) -> list[RunPlan]:
-    """The plans of a sweep's cells; each task's files are read once."""
-    loaded: dict[str, Dataset] = {}
-    plans: list[RunPlan] = []
-    for config in configs:
-        key = repr((config.task, config.data))
-        if key not in loaded:
-            loaded[key] = read(config)
-        plans.append(prepare(config, loaded[key]))
-    return plans
 
 
 def read(config: RunConfig) -> Dataset:
@@ -75,29 +84,21 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
     examples = prompts.build(
         rows, pool, config.task, config.prompt, system_prompt=config.model.system_prompt, seed=config.seed
     )
-    return plan(config, dataset, tuple(examples))
+    cell = plan(hardware.with_budget(config, hardware.visible_gpus()), dataset, tuple(examples))
+    return replace(cell, config=capacity.decided(cell.config, examples))
 
 
-class Session:
-    """Keeps the model that was loaded last: the cells of a group share it."""
-
-    def __init__(self) -> None:
-        self._key: tuple[ModelConfig, QuantConfig, EngineConfig] | None = None
-        self._loaded: Loaded | None = None
-
-    def load(self, config: RunConfig) -> Loaded:
-        """The model of this cell, loaded anew only where it differs from the last one's."""
-        key = (config.model, config.quant, what_is_loaded(config.engine))
-        if self._loaded is None or self._key != key:
-            self._loaded, self._key = None, key
-            self._loaded = load(config)
-        return self._loaded
-
-
-def run_cell(cell: RunPlan, folder: Path, loaded: Loaded) -> RunResult:
+def run_cell(
+    cell: RunPlan,
+    folder: Path,
+    loaded: Loaded,
+    earlier: Sequence[Prediction] = (),
+    watch: Watch = progress.ALONE,
+) -> RunResult:
     """Measure → evaluate → score: the cell's result, with all its files in the folder.
 
-    The latency probe comes first, so that the evaluation, which gives the throughput, runs on a warm device.
+    The latency probe comes first, so that the evaluation, which gives the throughput, runs on a warm device. Of an
+    evaluation that goes on from an earlier attempt's journal, memory and energy are measured in part, so not at all.
     """
     write_config(cell.config, folder)
     cell = fit(cell, loaded.model)
@@ -105,9 +106,10 @@ def run_cell(cell: RunPlan, folder: Path, loaded: Loaded) -> RunResult:
     meter = MemoryMeter(loaded.model.device)
     meter.reset()
     with energy.meter(loaded.model.device) as joules:
-        predictions = evaluate(cell, loaded.model, folder)
-    footprint = footprint_of(loaded, predictions, loaded.peak(meter), joules, alone, batched)
-    write_predictions(folder, predictions)
+        predictions = evaluate(cell, loaded.model, folder, earlier, watch)
+    peak, joules = (MemoryPeak(), energy.Joules()) if earlier else (loaded.peak(meter), joules)
+    footprint = footprint_of(loaded, predictions, peak, joules, alone, batched)
+    write_predictions(folder, predictions, [example.row for example in cell.examples])
     result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report)
     write_json(folder / "scores.json", asdict(result))
     write_json(folder / "environment.json", measure.environment())
@@ -120,18 +122,8 @@ def fit(cell: RunPlan, model: LanguageModel) -> RunPlan:
 
     What cannot be made to fit stays whole: the engine refuses it by name.
     """
-    config = cell.config
-
-    def fits(example: Example) -> bool:
-        return len(model.encode(example.messages)) <= room(config)
-
-    found = [prompts.fitting(example, config.task, config.prompt, fits) or example for example in cell.examples]
+    found = [answering.fitting(cell.config, example, model) or example for example in cell.examples]
     return replace(cell, examples=tuple(found))
-
-
-def room(config: RunConfig) -> int:
-    """The tokens the model's context leaves for a prompt."""
-    return config.model.context_length - settings(config).max_new_tokens
 
 
 def footprint_of(
@@ -160,103 +152,33 @@ def footprint_of(
     )
 
 
-def evaluate(cell: RunPlan, model: LanguageModel, folder: Path) -> list[Prediction]:
-    """Ask the model every example; each prediction is on disk as soon as it is made. In the examples' order."""
-    made: dict[int, Prediction] = {}
-    method = generated if cell.config.engine.scoring is Scoring.generate else likeliest
-    with progress.examples(cell.name, len(cell.examples)) as advance, journal(folder) as write:
-        for index, prediction in method(cell, model):
+def journaled(cell: RunPlan, folder: Path) -> list[Prediction]:
+    """What an earlier attempt at this cell, here or elsewhere, has already answered."""
+    return attempts.take_over(cell.fingerprint, folder, measure.environment(), anew=not cell.config.resume)
+
+
+def evaluate(
+    cell: RunPlan, model: LanguageModel, folder: Path, earlier: Sequence[Prediction] = (), watch: Watch = progress.ALONE
+) -> list[Prediction]:
+    """Ask the model every example that has no earlier prediction; each one is on disk as soon as it is made.
+
+    In the examples' order. Raises KeyboardInterrupt where the watch has ended it before all were asked.
+    """
+    place = {example.id: index for index, example in enumerate(cell.examples)}
+    made = {place[prediction.example_id]: prediction for prediction in earlier}
+    with (
+        watch.show(cell.name, len(cell.examples)) as advance,
+        watch.stopping() as stopped,
+        journal(folder) as write,
+    ):
+        advance(len(made))
+        for index, prediction in answering.ask(cell.config, cell.examples, model, frozenset(made), stopped):
             made[index] = prediction
             write(prediction)
             advance(1)
+    if len(made) < len(cell.examples):
+        raise KeyboardInterrupt
     return [made[index] for index in range(len(cell.examples))]
-
-
-def generated(cell: RunPlan, model: LanguageModel) -> Iterator[tuple[int, Prediction]]:
-    """Predictions from generated text, each once all its samples are drawn."""
-    config, samples = cell.config, defaultdict[int, list[Generation]](list)
-    for generation in model.generate([example.messages for example in cell.examples], settings(config)):
-        drawn = samples[generation.index]
-        drawn.append(generation)
-        if len(drawn) == config.prompt.num_samples:
-            yield generation.index, predict(config, cell.examples[generation.index], drawn)
-
-
-def likeliest(cell: RunPlan, model: LanguageModel) -> Iterator[tuple[int, Prediction]]:
-    """Predictions from the log-probability of each choice: the likeliest is the answer, so none is invalid."""
-    prompted = [example.messages for example in cell.examples]
-    choices = [example.row.choices for example in cell.examples]
-    start = time.perf_counter()
-    for index, logprobs in model.loglikelihood(prompted, choices, limits(cell.config)):
-        now = time.perf_counter()
-        yield index, choose(cell.examples[index], logprobs, model.encode(prompted[index]), now - start, index)
-        start = now
-
-
-def settings(config: RunConfig) -> GenerationSettings:
-    """How the engine generates in this cell."""
-    answer_tokens = config.engine.max_new_tokens or config.task.max_new_tokens
-    return GenerationSettings(
-        max_new_tokens=answer_tokens + (config.prompt.reasoning_tokens if config.prompt.chain_of_thought else 0),
-        limits=limits(config),
-        num_samples=config.prompt.num_samples,
-        temperature=config.prompt.temperature,
-        top_p=config.prompt.top_p,
-        seed=config.seed,
-    )
-
-
-def limits(config: RunConfig) -> Limits:
-    """How much goes through the model at once in this cell."""
-    return Limits(rows=config.engine.batch_size, prefill_tokens=config.engine.prefill_tokens)
-
-
-def predict(config: RunConfig, example: Example, drawn: Sequence[Generation]) -> Prediction:
-    """One example's outputs, parsed and compared with what is right. Pure."""
-    kind = kind_of(config.task.kind)
-    outputs = tuple(generation.text for generation in drawn)
-    finals = [prompts.final_answer(output, config.prompt) for output in outputs]
-    parsed = [None if final is None else kind.parse(final, example.row, config.task) for final in finals]
-    answer = prompts.vote(parsed)
-    first = drawn[0]
-    return Prediction(
-        example_id=example.id,
-        prompt=example.messages[-1].content,
-        outputs=outputs,
-        answer=answer,
-        target=example.row.target,
-        correct=answer == example.row.target,
-        num_prompt_tokens=first.num_prompt_tokens,
-        num_output_tokens=sum(generation.num_output_tokens for generation in drawn),
-        finish="length" if any(generation.finish == "length" for generation in drawn) else "stop",
-        input_ids_sha256=first.input_ids_sha256,
-        seconds=first.seconds,
-        batch_index=first.batch_index,
-        batch_size=first.batch_size,
-        truncated=example.truncated,
-    )
-
-
-def choose(example: Example, logprobs: Sequence[float], ids: Sequence[int], seconds: float, index: int) -> Prediction:
-    """The likeliest choice as a prediction. Its text is the choice; no token was generated."""
-    answer = example.row.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
-    return Prediction(
-        example_id=example.id,
-        prompt=example.messages[-1].content,
-        outputs=(answer,),
-        answer=answer,
-        target=example.row.target,
-        correct=answer == example.row.target,
-        num_prompt_tokens=len(ids),
-        num_output_tokens=0,
-        finish="stop",
-        input_ids_sha256=sha256(ids),
-        seconds=seconds,
-        batch_index=index,
-        batch_size=1,
-        choice_logprobs=tuple(logprobs),
-        truncated=example.truncated,
-    )
 
 
 def score(cell: RunPlan, predictions: Sequence[Prediction], folder: Path) -> list[Score]:
@@ -283,7 +205,7 @@ def probe(cell: RunPlan, model: LanguageModel) -> tuple[Latency | None, Latency 
         latency.probe,
         model,
         [example.messages for example in cell.examples],
-        settings(cell.config),
+        answering.settings(cell.config),
         num_examples=measured.latency_examples,
         num_warmup=measured.latency_warmup,
     )
@@ -322,32 +244,3 @@ def summary(
         input_ids_sha256=asked.hexdigest(),
         trivial=trivial,
     )
-
-
-def write_config(config: RunConfig, folder: Path) -> None:
-    """The whole composed configuration, as it is logged."""
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
-
-
-def write_json(path: Path, value: object) -> None:
-    """One readable JSON file."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def logged(folder: Path) -> Generator[None]:
-    """Send log lines, and the traceback of whatever fails, to `run.log` in the cell's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    except BaseException:
-        logging.getLogger("bioquant").exception("the cell failed")
-        raise
-    finally:
-        root.removeHandler(handler)
-        handler.close()

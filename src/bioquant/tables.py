@@ -10,6 +10,7 @@ from itertools import zip_longest
 from rich.console import Console
 from rich.table import Table
 
+from bioquant.errors import kind_of as kind
 from bioquant.plan import RunPlan
 from bioquant.records import Outcome
 from bioquant.tasks import kind_of
@@ -20,8 +21,11 @@ LEGEND = """trivial: the best constant answer's score
 peak: resident memory of the process on a CPU, of the allocator on a GPU"""
 
 
-def row(plan: RunPlan, outcome: Outcome | None, error: str = "") -> Row:
-    """One cell of a sweep's table. Memory in MiB, latency in ms; what was not measured is None."""
+def row(plan: RunPlan, outcome: Outcome | None, *, error: BaseException | None = None, command: str = "") -> Row:
+    """One cell of a sweep's table. Memory in MiB, latency in ms; what was not measured is None.
+
+    error: what ended it, where it failed. command: what repeats it.
+    """
     config = plan.config
     found = outcome.metrics if outcome else {}
     return {
@@ -34,7 +38,7 @@ def row(plan: RunPlan, outcome: Outcome | None, error: str = "") -> Row:
         "quality": found.get("quality"),
         "ci_low": found.get("quality_ci_low"),
         "ci_high": found.get("quality_ci_high"),
-        "num_examples": len(plan.examples),
+        "num_examples": plan.num_examples,
         "invalid_rate": found.get("invalid_rate"),
         "weights_mib": found.get("memory/weights_mib"),
         "peak_mib": found.get("memory/peak_allocated_mib"),
@@ -44,7 +48,9 @@ def row(plan: RunPlan, outcome: Outcome | None, error: str = "") -> Row:
         "examples_per_s": found.get("throughput/examples_per_s"),
         "baseline_cell_id": plan.baseline_cell_id,
         "input_ids_sha256": outcome.input_ids_sha256 if outcome else None,
-        "error": error,
+        "error_kind": "" if error is None else kind(error),
+        "error": "" if error is None else str(error),
+        "command": command,
     }
 
 
@@ -116,6 +122,12 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: boo
     for line in rows:
         table.add_row(*line)
     print_table(table)
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same listing as a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def print_table(table: Table) -> None:

@@ -1,9 +1,11 @@
-"""The launcher `grouped`. Hydra accepts plugins only from this namespace; the work is done in `bioquant.sweep`."""
+"""The launcher `grouped` and the sweeper before it. Hydra accepts plugins only from this namespace; the work is done in
+`bioquant.sweep`.
+"""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -11,7 +13,10 @@ from omegaconf import DictConfig, open_dict
 
 
 class GroupedLauncher(Launcher):
-    """Runs a sweep's cells grouped by (model, quant), each group in a worker process of its own."""
+    """Runs a sweep's cells grouped by (model, quant), each group in a worker of its own, here or on a Ray cluster."""
+
+    def __init__(self, *, on_ray: bool = False) -> None:
+        self._on_ray = on_ray
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what `launch` needs to compose the cells."""
@@ -24,13 +29,12 @@ class GroupedLauncher(Launcher):
         job_overrides: Sequence[Sequence[str]],
         initial_job_idx: int,  # noqa: ARG002 - Hydra's signature; a sweep is one batch
     ) -> Sequence[JobReturn]:
-        """Compose every cell, then hand the sweep over. Raises what the sweep raises."""
+        """Hand the sweep over. Raises what the sweep raises."""
         from bioquant.verbs.run import Application
 
         assert isinstance(self.task_function, Application)
-        cells = [self._compose(list(overrides)) for overrides in job_overrides]
-        commands = [shlex.join(["bioquant", "run", *overrides]) for overrides in job_overrides]
-        self.task_function.sweep(cells, commands, Path(str(self.config.hydra.sweep.dir)))
+        folder = Path(str(self.config.hydra.sweep.dir))
+        self.task_function.sweep(self._compose, job_overrides, folder, on_ray=self._on_ray)
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
 
     def _compose(self, overrides: list[str]) -> DictConfig:
@@ -38,3 +42,15 @@ class GroupedLauncher(Launcher):
         with open_dict(cell):
             del cell["hydra"]
         return cell
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own sweeper, but that it leaves checking the cells to a launcher that composes them all before the first.
+
+    Hydra's check composes every cell, a tenth of a second each, and throws the result away.
+    """
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Where other launchers run, as Hydra does."""
+        if not isinstance(self.launcher, GroupedLauncher):
+            super().validate_batch_is_legal(batch)

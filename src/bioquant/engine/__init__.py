@@ -1,11 +1,16 @@
 """Text in, text or log-probabilities out. Knows no task; imports no torch until an engine is chosen."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bioquant.engine.batching import Limits
 from bioquant.records import Generation, Message
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +55,17 @@ class LanguageModel(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, skip: Collection[int] = ()
+        self,
+        prompts: Sequence[Sequence[Message]],
+        settings: GenerationSettings,
+        *,
+        skip: Collection[int] = (),
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[Generation]:
         """Answer prompts batch by batch, `num_samples` generations a prompt, in the order batches finish.
 
         skip: indices of prompts that are already answered. Batches are formed as if nothing were skipped, so that a
-        resumed run gives the same text as one that was never interrupted.
+        resumed run gives the same text as one that was never interrupted. stopped: asked before each batch.
 
         Raises:
             ConfigError: a prompt and `max_new_tokens` do not fit the model's context.
@@ -64,11 +74,17 @@ class LanguageModel(Protocol):
         ...
 
     def loglikelihood(
-        self, prompts: Sequence[Sequence[Message]], choices: Sequence[Sequence[str]], limits: Limits
+        self,
+        prompts: Sequence[Sequence[Message]],
+        choices: Sequence[Sequence[str]],
+        limits: Limits,
+        *,
+        skip: Collection[int] = (),
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, list[float]]]:
         """Each prompt's index and, for each of its choices, the sum of log p(token | what stands before it).
 
-        Raises as `generate` does.
+        Skips, stops and raises as `generate` does.
         """
         ...
 

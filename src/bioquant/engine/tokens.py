@@ -39,11 +39,16 @@ class PromptTokenizer:
         """The prompt's token ids, up to where the model's answer begins.
 
         Kept, since a cell's prompts are asked for by each of its stages: a millisecond each is as much as a GPU takes.
+        To be forgotten once they are answered: a service must not grow with, or hold on to, what it was asked.
         """
         key = tuple(messages)
         if key not in self._encoded:
             self._encoded[key] = self.encode(self.text(messages))
         return self._encoded[key]
+
+    def forget(self) -> None:
+        """Keep no prompt any longer."""
+        self._encoded.clear()
 
     def encode(self, text: str) -> list[int]:
         """The text's token ids, after exactly one BOS token where this tokenizer puts one before every text."""

@@ -1,7 +1,7 @@
 """The engine over transformers models: packed prompts, a shared prefix read once, halved when memory runs out."""
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, islice
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from bioquant.engine import GenerationSettings, TokenTimes
+from bioquant.engine import GenerationSettings, TokenTimes, never
 from bioquant.engine.batching import Limits, batches, chunks, packs, row_width, sha256, shareable
 from bioquant.engine.choices import ChoiceSum, Scoring, choice_sums, tokenized
 from bioquant.engine.decoding import Chooser, Decoder, Request, Rules
@@ -103,7 +103,12 @@ class TransformersModel:
         return self._tokenizer.prompt(messages)
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, skip: Collection[int] = ()
+        self,
+        prompts: Sequence[Sequence[Message]],
+        settings: GenerationSettings,
+        *,
+        skip: Collection[int] = (),
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[Generation]:
         """Answer prompts batch by batch; all samples of a prompt are in one batch (see `LanguageModel.generate`).
 
@@ -115,13 +120,22 @@ class TransformersModel:
         check_lengths([len(prompt) for prompt in ids], self._context_length, settings.max_new_tokens)
         schedule = Schedule.of(ids, settings)
         for batch_index, indices in enumerate(schedule.batches):
+            if stopped():
+                break
             if not done.issuperset(indices):
                 answered = self._generate_batch(batch_index, indices, schedule)
                 yield from (generation for generation in answered if generation.index not in done)
         self._release()
+        self._tokenizer.forget()
 
     def loglikelihood(
-        self, prompts: Sequence[Sequence[Message]], choices: Sequence[Sequence[str]], limits: Limits
+        self,
+        prompts: Sequence[Sequence[Message]],
+        choices: Sequence[Sequence[str]],
+        limits: Limits,
+        *,
+        skip: Collection[int] = (),
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, list[float]]]:
         """Each prompt's index and its choices' summed log-probabilities (see `LanguageModel.loglikelihood`).
 
@@ -132,10 +146,17 @@ class TransformersModel:
         lengths, asked = tokenized(self._tokenizer, prompts, choices)
         check_lengths(lengths, self._context_length, 0)
         work = self._scorer([row for rows in asked for row in rows], limits)
+        done = frozenset(skip)
         for indices in batches(lengths, limits):
+            if stopped():
+                break
+            if done.issuperset(indices):
+                continue
             rows = [row for index in indices for row in asked[index]]
             found = dict(chain.from_iterable(halving(work, rows, empty_cache, self.device)))
-            yield from ((i, [found[i, choice] for choice in range(len(choices[i]))]) for i in indices)
+            left = [index for index in indices if index not in done]
+            yield from ((i, [found[i, choice] for choice in range(len(choices[i]))]) for i in left)
+        self._tokenizer.forget()
 
     def timed(
         self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, num_warmup: int

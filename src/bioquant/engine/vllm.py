@@ -11,7 +11,7 @@ batches before it, which a resumed run leaves out.
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain, cycle, islice
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from bioquant.engine import GenerationSettings, TokenTimes
+from bioquant.engine import GenerationSettings, TokenTimes, never
 from bioquant.engine.batching import Limits, batches, chunks, sha256
 from bioquant.engine.choices import Scoring, tokenized
 from bioquant.engine.sampling import row_seed
@@ -64,7 +64,12 @@ class VllmModel:
         return self._tokenizer.prompt(messages)
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, skip: Collection[int] = ()
+        self,
+        prompts: Sequence[Sequence[Message]],
+        settings: GenerationSettings,
+        *,
+        skip: Collection[int] = (),
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[Generation]:
         """Answer prompts batch by batch; all samples of a prompt are in one batch (see `LanguageModel.generate`).
 
@@ -79,12 +84,21 @@ class VllmModel:
             lengths, settings.limits, num_samples=settings.num_samples, max_new_tokens=settings.max_new_tokens
         )
         for batch_index, indices in enumerate(rides):
+            if stopped():
+                break
             if not done.issuperset(indices):
                 answered = self._generate_batch(batch_index, indices, ids, settings)
                 yield from (generation for generation in answered if generation.index not in done)
+        self._tokenizer.forget()
 
     def loglikelihood(
-        self, prompts: Sequence[Sequence[Message]], choices: Sequence[Sequence[str]], limits: Limits
+        self,
+        prompts: Sequence[Sequence[Message]],
+        choices: Sequence[Sequence[str]],
+        limits: Limits,
+        *,
+        skip: Collection[int] = (),
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, list[float]]]:
         """Each prompt's index and its choices' summed log-probabilities (see `LanguageModel.loglikelihood`).
 
@@ -94,12 +108,18 @@ class VllmModel:
         """
         lengths, rows = tokenized(self._tokenizer, prompts, choices)
         check_lengths(lengths, self._context_length, 0)
+        done = frozenset(skip)
         for indices in batches(lengths, limits):
+            if stopped():
+                break
+            if done.issuperset(indices):
+                continue
             questions = asked(row for index in indices for row in rows[index])
             logprobs = dict(chain.from_iterable(map(self._next_tokens, chunks(questions, limits.rows))))
-            for index in indices:
+            for index in (index for index in indices if index not in done):
                 sums = dict(chain.from_iterable(choice_sums(row, logprobs) for row in rows[index]))
                 yield index, [sums[choice] for choice in range(len(choices[index]))]
+        self._tokenizer.forget()
 
     def timed(
         self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, num_warmup: int

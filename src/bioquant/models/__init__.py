@@ -55,6 +55,11 @@ def resolve_device(device: Device) -> str:
     raise QuantError("engine.device=cuda: torch sees no CUDA GPU here: set engine.device=cpu or auto.")
 
 
+def compute_capability(place: str) -> float | None:
+    """Of a torch CUDA device, as NVIDIA counts (8.9); None on a CPU."""
+    return float("{}.{}".format(*torch.cuda.get_device_capability(place))) if place.startswith("cuda") else None
+
+
 def load(model: ModelConfig, quant: QuantConfig, device: Device) -> LoadedModel:
     """Fetch, load, quantize and check a model.
 
@@ -62,7 +67,7 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device) -> LoadedModel:
     this model), OutOfMemoryError, and QuantNotAppliedError (a recipe that left the model as it was).
     """
     place = resolve_device(device)
-    quantization.check(quant, Device(place.partition(":")[0]))
+    quantization.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
     dtype = getattr(torch, model.dtype)
     # Quanto's int4 weights fail in a forward pass under inference_mode unless they were made under it.
     with _quiet() as said, torch.inference_mode(quant.method is QuantMethod.quanto):

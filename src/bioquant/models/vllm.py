@@ -15,14 +15,14 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from bioquant import models
-from bioquant.config import Device, Dtype, EngineConfig, ModelConfig, QuantConfig, QuantMethod, WeightFormat
+from bioquant.config import Device, EngineConfig, ModelConfig, QuantConfig, QuantMethod
+from bioquant.engine.offers import check_plugin
 from bioquant.errors import BioquantError, ConfigError, ModelError, OutOfMemoryError, QuantError
 from bioquant.models import vllm_proof
 from bioquant.models.vllm_proof import BNB
@@ -67,19 +67,9 @@ class LoadedVllm:
     load_s: float
 
 
-def check(model: ModelConfig, quant: QuantConfig, engine: EngineConfig) -> str:
-    """What can be refused before a file is fetched. The torch device that vLLM runs on: "cpu" or "cuda:0".
-
-    Raises ConfigError where vLLM is not installed or is made for another device, QuantError for a recipe it has not.
-    """
+def device_of(engine: EngineConfig) -> str:
+    """The torch device that vLLM runs on: "cpu" or "cuda:0". Raises ConfigError where it is not the one asked for."""
     library()
-    _check_share(engine)
-    device = _device(engine)
-    _check_recipe(model, quant)
-    return device
-
-
-def _device(engine: EngineConfig) -> str:
     kind = str(import_module("vllm.platforms").current_platform.device_type)
     if kind not in (Device.cpu, Device.cuda):
         raise ConfigError("engine 'vllm' finds no GPU here that it can use: choose engine=transformers.")
@@ -89,7 +79,7 @@ def _device(engine: EngineConfig) -> str:
 
 
 def load(model: ModelConfig, quant: QuantConfig, engine: EngineConfig, device: str) -> LoadedVllm:
-    """Fetch, load, quantize and check a model. device: of `check`, which comes before.
+    """Fetch, load, quantize and check a model. device: of `device_of`, which comes before.
 
     Raises ConfigError (a model without files), ModelError (an absent or damaged checkpoint, one that vLLM cannot run),
     QuantError (a checkpoint that is quantized already), OutOfMemoryError, and QuantNotAppliedError.
@@ -116,9 +106,7 @@ def load(model: ModelConfig, quant: QuantConfig, engine: EngineConfig, device: s
 
 
 def library() -> Any:
-    """The module `vllm`, imported on first use. Raises ConfigError where it is not installed."""
-    if find_spec("vllm") is None:
-        raise ConfigError("engine 'vllm' needs vllm, which is not installed: pip install 'bioquant[vllm]'")
+    """The module `vllm`, imported on first use (`bioquant.engine.offers` has found it)."""
     os.environ.update(SWITCHES)
     return import_module("vllm")
 
@@ -142,44 +130,6 @@ def arguments(model: ModelConfig, quant: QuantConfig, engine: EngineConfig, fold
         "compilation_config": None if engine.compile else 0,
         "use_tqdm_on_load": False,
     }
-
-
-def _check_recipe(model: ModelConfig, quant: QuantConfig) -> None:
-    """Whether vLLM can quantize to this recipe, to the letter. Raises QuantError."""
-    if quant.method is QuantMethod.none:
-        return
-    made = quant.method is QuantMethod.bnb_4bit and quant.weight_format is WeightFormat.nf4 and quant.double_quant
-    if not made:
-        raise QuantError(
-            f"quant '{quant.name}' does not run with engine 'vllm', which quantizes to NF4 with double quantization "
-            "only: choose quant=bnb_nf4_dq, quant=none (a checkpoint quantized beforehand stays as it is), or "
-            "engine=transformers."
-        )
-    if quant.skip_modules != ["lm_head"]:
-        raise QuantError(
-            f"quant '{quant.name}' with engine 'vllm': quant.skip_modules=[{','.join(quant.skip_modules)}] cannot be "
-            "had, since vLLM quantizes all linear layers but lm_head: leave it out, or choose engine=transformers."
-        )
-    compute = quant.compute_dtype or model.dtype
-    if compute is not Dtype.bfloat16 or model.dtype is Dtype.float32:
-        raise QuantError(
-            f"quant '{quant.name}' with engine 'vllm' multiplies in bfloat16 in a model of 16 bits, not in {compute} "
-            f"(model.dtype={model.dtype}): set model.dtype=bfloat16, or choose engine=transformers."
-        )
-    _check_plugin(f"quant '{quant.name}'")
-
-
-def _check_plugin(what: str) -> None:
-    if find_spec("vllm_bnb_plugin") is None:
-        raise QuantError(
-            f"{what} with engine 'vllm' needs vllm-bnb-plugin, which is not installed: pip install 'bioquant[vllm]'"
-        )
-
-
-def _check_share(engine: EngineConfig) -> None:
-    share = engine.gpu_memory_utilization
-    if not 0 < share <= 1:
-        raise ConfigError(f"engine.gpu_memory_utilization={share} is not allowed: give a number above 0, 1 at most.")
 
 
 def _folder(model: ModelConfig) -> Path:
@@ -206,7 +156,7 @@ def _check_stored(model: ModelConfig, quant: QuantConfig, stored: str | None) ->
             f"({stored}): choose quant=none, which leaves it as it is."
         )
     if stored == BNB:
-        _check_plugin(f"model '{model.name}', quantized beforehand by {BNB},")
+        check_plugin(f"model '{model.name}', quantized beforehand by {BNB},")
 
 
 def eos_token_id(model: ModelConfig, folder: Path) -> int | list[int] | None:

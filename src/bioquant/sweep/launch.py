@@ -1,120 +1,115 @@
 """The parent of a sweep: plans every cell, owns every MLflow run, and outlives its workers."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 
-from bioquant import run, tables, tracking
-from bioquant.compose import to_mapping
+from rich.console import Console
+
+from bioquant import attempts, tables, tracking
 from bioquant.config import RunConfig
-from bioquant.errors import CellsFailedError
-from bioquant.loading import what_is_loaded
-from bioquant.plan import RunPlan
-from bioquant.sweep.process import CellError, Worker
+from bioquant.errors import CellsFailedError, ConfigError
+from bioquant.hardware import device_of
+from bioquant.sweep import preview
+from bioquant.sweep.cells import AXES, Cell, SweepPlan, groups, plan_sweep
+from bioquant.sweep.crew import Crew, Sweep
+from bioquant.sweep.devices import Slot
+from bioquant.sweep.display import Display
+from bioquant.sweep.parent import parent_run
+from bioquant.sweep.queue import CellQueue
+from bioquant.sweep.site import Site
 from bioquant.tables import Row
 
-AXES = ("model", "quant", "task", "prompt")
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A planned cell of a sweep, the folder it writes to, and the command that runs it alone."""
-
-    plan: RunPlan
-    folder: Path
-    command: str
-
-    @property
-    def group(self) -> tuple[str, str]:
-        """Cells that agree in it share a loaded model."""
-        config = self.plan.config
-        return repr(config.model), repr((config.quant, what_is_loaded(config.engine)))
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether the model is unquantized."""
-        return self.plan.cell_id == self.plan.baseline_cell_id
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """A sweep under way: where it is logged, and the parent run its cells hang under."""
-
-    id: str
-    store: tracking.Store
-    run_id: str
+MAX_NAMED = 20
+"""So many failures are told in full at the end; all of them are in the table `cells.json` of the sweep's run."""
 
 
 def run_sweep(
-    configs: Sequence[RunConfig], commands: Sequence[str], folder: Path, report: Callable[[Row], None]
+    configs: Sequence[RunConfig],
+    commands: Sequence[str],
+    folder: Path,
+    site: Site,
+    rows: list[Row],
+    *,
+    as_json: bool = False,
 ) -> None:
-    """Plan all cells, then run them; each one's table row is reported as it ends.
+    """Plan all cells, show the plan, then run what is not finished; `rows` gets a row of each cell that ends.
 
-    Raises a UserError before anything runs, CellsFailedError after everything has.
+    Raises a UserError before anything runs, CellsFailedError after everything has, KeyboardInterrupt where it was
+    stopped. as_json: of the plan, where it is all that was asked for.
     """
-    plans = run.prepare_all(configs)
-    numbered = enumerate(zip(plans, commands, strict=True))
-    cells = order([Cell(plan, folder / str(number), command) for number, (plan, command) in numbered])
-    store = tracking.open_store(configs[0].tracking)
-    sweep = Sweep(folder.name, store, tracking.start_sweep(store, folder.name, folder, axes(configs)))
-    rows: list[Row] = []
-    with tracking.closing(store, sweep.run_id, folder):
-        for group in groups(cells):
-            for row in run_group(sweep, group):
-                rows.append(row)
-                report(row)
-        tracking.log_sweep_table(store, sweep.run_id, rows)
-        raise_failures(rows)
-        refuse_other_prompts(rows)
+    first, mark = configs[0], attempts.mark()
+    plan = plan_sweep(configs, commands, folder, site.gpus)
+    refuse_empty(plan)
+    store = tracking.open_store(first.tracking)
+    if first.resume:
+        plan = plan.without(tracking.finished(store, [cell.plan.fingerprint for cell in plan.cells]))
+    planned = preview.rows(plan, preview.checkpoint_sizes(plan.cells))
+    if first.sweep.dry_run or not plan.cells:
+        remove_empty(folder)
+    if first.sweep.dry_run:
+        preview.show(planned, Console(), as_json=as_json)
+        return
+    preview.show(planned, Console(stderr=True))
+    say_reaped(tracking.reap(store))
+    rows += [tables.row(cell.plan, outcome) for cell, outcome in plan.finished]
+    if plan.cells:
+        room = site.slots([device_of(group[0].plan.config, site.gpus) for group in groups(plan.cells)])
+        with parent_run(store, plan, folder, mark=mark, anew=not first.resume) as sweep:
+            run_cells(sweep, plan.cells, folder, site, room, rows)
+    refuse_other_prompts(rows)
 
 
-def order(cells: Sequence[Cell]) -> list[Cell]:
-    """By model and quant, the baseline first, otherwise in the order the axes were given."""
-    rank = {name: index for index, name in enumerate(dict.fromkeys(name for cell in cells for name in cell.group))}
-    return sorted(cells, key=lambda cell: (rank[cell.group[0]], not cell.is_baseline, rank[cell.group[1]]))
+def refuse_empty(plan: SweepPlan) -> None:
+    """Raise ConfigError where no cell is left to plan, with the reasons."""
+    if not plan.cells:
+        reasons = dict.fromkeys(reason for _, reason in plan.pruned)
+        raise ConfigError(f"none of the {len(plan.pruned)} cells can run: {'; '.join(reasons)}.")
 
 
-def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Neighbours that share a loaded model."""
-    return [list(group) for _, group in groupby(cells, key=lambda cell: cell.group)]
+def remove_empty(folder: Path) -> None:
+    """Where nothing ran, nothing is left but what Hydra's sweeper wrote."""
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
-def axes(configs: Sequence[RunConfig]) -> dict[str, list[str]]:
-    """The values each axis takes in the sweep."""
-    return {axis: list(dict.fromkeys(getattr(config, axis).name for config in configs)) for axis in AXES}
+def say_reaped(reaped: Sequence[tracking.Reaped]) -> None:
+    """Runs that an earlier process left open."""
+    if reaped:
+        print(f"closed {len(reaped)} runs whose process is gone: {reaped[0].owner}", file=sys.stderr, flush=True)
 
 
-def run_group(sweep: Sweep, cells: Sequence[Cell]) -> Iterator[Row]:
-    """One group in a worker process; a worker that dies costs the cell it was in, and a fresh one takes the rest."""
-    worker = Worker()
-    try:
-        for cell in cells:
-            if not worker.alive():
-                worker = Worker()
-            yield run_in(worker, sweep, cell)
-    finally:
-        worker.close()
+def run_cells(
+    sweep: Sweep, cells: Sequence[Cell], folder: Path, site: Site, room: Sequence[Slot], rows: list[Row]
+) -> None:
+    """Run the cells and log the sweep's table. Raises CellsFailedError, KeyboardInterrupt."""
+    display = Display(Console(stderr=True), cells)
+    queue = CellQueue(cells, lambda cell: device_of(cell.plan.config, site.gpus), joining=site.joining)
+    crew = Crew(sweep, queue, site.hire(folder), display, rows)
+    with display.shown():
+        crew.run(room)
+    tracking.log_sweep_table(sweep.store, sweep.run_id, rows)
+    failures = failed(rows)
+    if crew.stopped.is_set():
+        print(f"{failures}\nstopped: the same command again goes on from here", file=sys.stderr, flush=True)
+        raise KeyboardInterrupt
+    if failures:
+        raise CellsFailedError(failures)
 
 
-def run_in(worker: Worker, sweep: Sweep, cell: Cell) -> Row:
-    """One cell in a worker, its MLflow run opened before and closed after with what really happened."""
-    run_id = tracking.start_run(sweep.store, cell.plan, cell.folder, sweep_id=sweep.id, parent_run_id=sweep.run_id)
-    request = {"config": to_mapping(cell.plan.config), "folder": str(cell.folder), "run_id": run_id}
-    try:
-        with tracking.closing(sweep.store, run_id, cell.folder):
-            return tables.row(cell.plan, worker.ask(request))
-    except CellError as error:
-        print(f"{cell.plan.name} failed: {error}", file=sys.stderr, flush=True)
-        return tables.row(cell.plan, None, f"{error} Repeat: {cell.command}")
+def failed(rows: Sequence[Row]) -> str:
+    """How many cells failed, why, and the command that repeats each; empty where none did."""
+    bad = [row for row in rows if row["error"]]
+    if not bad:
+        return ""
+    named = [f"\n  {_name(row)}\n    {row['error_kind']}: {row['error']}\n    {row['command']}" for row in bad]
+    more = f"\n  and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+    return f"{len(bad)} of {len(rows)} cells failed:{''.join(named[:MAX_NAMED])}{more}"
 
 
-def raise_failures(rows: Sequence[Row]) -> None:
-    """Raise CellsFailedError where cells failed, with each one's reason and the command that repeats it."""
-    failed = [f"\n  {row['error']}" for row in rows if row["error"]]
-    if failed:
-        raise CellsFailedError(f"{len(failed)} of {len(rows)} cells failed:{''.join(failed)}")
+def _name(row: Row) -> str:
+    return " · ".join(str(row[axis]) for axis in AXES)
 
 
 def refuse_other_prompts(rows: Sequence[Row]) -> None:

@@ -15,6 +15,9 @@ FREE_GIB = 5.0
 """Disk a first model and its runs need."""
 
 
+REAPED = ("run", "name", "owner", "closed as")
+
+
 class DoctorError(BioquantError):
     """Something that a run needs is missing."""
 
@@ -25,13 +28,30 @@ def main(arguments: Sequence[str]) -> None:
     """Run every check; raises DoctorError where one failed."""
     parser = argparse.ArgumentParser(prog="bioquant doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--reap", action="store_true", help="close the runs still RUNNING whose process is gone")
     options = parser.parse_args(arguments)
+    if options.reap:
+        reap(as_json=options.json)
+        return
     checks: tuple[Callable[[], list[str]], ...] = (python, torch, cuda, bitsandbytes, quanto, disk, data, tracking)
     lines = [check() for check in checks]
     tables.show(("check", "state", "found", "what to do"), lines, as_json=options.json)
     failed = [line[0] for line in lines if line[1] == "missing"]
     if failed:
         raise DoctorError(f"missing: {', '.join(failed)}")
+
+
+def reap(*, as_json: bool) -> None:
+    """Close the runs still RUNNING whose process is gone, and list them."""
+    from bioquant import tracking as runs
+
+    store = runs.open_store(TrackingConfig(name="default"))
+    closed = runs.reap(store)
+    runs.flush(store)
+    if closed or as_json:
+        tables.show(REAPED, [[run.run_id, run.name, run.owner, run.status] for run in closed], as_json=as_json)
+    else:
+        print("No run is RUNNING without its process.", file=sys.stderr)
 
 
 def python() -> list[str]:
@@ -96,10 +116,21 @@ def data() -> list[str]:
 
 
 def tracking() -> list[str]:
-    """The store runs are logged to."""
-    from bioquant.tracking import open_store
+    """The store runs are logged to, and whether something waits for it."""
+    from bioquant.tracking import open_store, pending
 
     try:
-        return ["tracking", "ok", open_store(TrackingConfig(name="default")).uri, ""]
+        store = open_store(TrackingConfig(name="default"))
+        left = pending(store)
+        number = left.waiting + len(left.refused)
+        advice = f"{number} of its runs wait on disk: bioquant sync" if number else ""
+        if store.away:
+            return [
+                "tracking",
+                "away",
+                places.without_password(store.uri),
+                f"{store.away}: what is logged waits on disk",
+            ]
+        return ["tracking", "ok", places.without_password(store.uri), advice]
     except TrackingError as error:
-        return ["tracking", "missing", places.tracking_uri(None), str(error)]
+        return ["tracking", "missing", places.without_password(places.tracking_uri(None)), str(error)]

@@ -1,0 +1,112 @@
+"""The cells of a sweep: which can run, which need not, in which order; and the plan that is shown before any does."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+from bioquant import datasets, places, prompts, quantization
+from bioquant.config import RunConfig
+from bioquant.engine import offers
+from bioquant.hardware import Gpu, capability_of, device_of, with_budget
+from bioquant.plan import RunPlan, plan
+from bioquant.records import Dataset, Outcome
+
+AXES = ("model", "quant", "task", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A planned cell, the folder it writes to, and the command that runs it alone.
+
+    group: cells that agree in it share a loaded model.
+    """
+
+    plan: RunPlan
+    folder: Path
+    command: str
+    group: tuple[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.plan.config
+        loaded = config.quant, offers.what_is_loaded(config.engine)
+        object.__setattr__(self, "group", (repr(config.model), repr(loaded)))
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """What a sweep comes to: cells to run in their order, finished ones, and those that cannot run, each with why."""
+
+    cells: Sequence[Cell]
+    finished: Sequence[tuple[Cell, Outcome]] = ()
+    pruned: Sequence[tuple[Cell, str]] = ()
+
+    @property
+    def legal(self) -> list[Cell]:
+        """All but the pruned ones."""
+        return [*self.cells, *(cell for cell, _ in self.finished)]
+
+    def axes(self) -> dict[str, list[str]]:
+        """The values each axis takes."""
+        configs = [cell.plan.config for cell in self.legal]
+        return {axis: list(dict.fromkeys(getattr(config, axis).name for config in configs)) for axis in AXES}
+
+    def without(self, finished: Mapping[str, Outcome]) -> "SweepPlan":
+        """The plan once the cells with these fingerprints need not be run again."""
+        left = [cell for cell in self.cells if cell.plan.fingerprint not in finished]
+        found = [(cell, finished[cell.plan.fingerprint]) for cell in self.cells if cell.plan.fingerprint in finished]
+        return replace(self, cells=left, finished=found)
+
+
+def plan_sweep(configs: Sequence[RunConfig], commands: Sequence[str], folder: Path, gpus: Sequence[Gpu]) -> SweepPlan:
+    """Give each cell its identity, and leave out what cannot run. Reads each task's files once; loads no model.
+
+    Raises ConfigError, DataError, QuantError for what is wrong in the request itself.
+    """
+    read: dict[str, tuple[Dataset, int]] = {}
+    cells: list[Cell] = []
+    pruned: list[tuple[Cell, str]] = []
+    seen: dict[str, Cell] = {}
+    for config in configs:
+        offers.check_engine(config.engine)
+    for number, (config, command) in enumerate(zip(configs, commands, strict=True)):
+        key = repr((config.task, config.data))
+        if key not in read:
+            dataset = datasets.load(config.task, places.data_root(config.data.root))
+            read[key] = dataset, len(prompts.clean_pool(dataset.test, dataset.pool))
+        dataset, num_pool = read[key]
+        cell = Cell(plan(with_budget(config, gpus), dataset), folder / str(number), command)
+        reason = unmet(config, num_pool, gpus) or _again(cell, seen)
+        if reason is None:
+            cells.append(cell)
+        else:
+            pruned.append((cell, reason))
+    return SweepPlan(order(cells), pruned=pruned)
+
+
+def unmet(config: RunConfig, num_pool: int, gpus: Sequence[Gpu]) -> str | None:
+    """Why this cell cannot run, by the rules its parts declare; None where it can. Raises ConfigError, QuantError."""
+    quantization.check_recipe(config.quant)
+    device = device_of(config, gpus)
+    return (
+        offers.unmet(config)
+        or quantization.unmet(config.quant, config.model, device, capability_of(device, gpus))
+        or prompts.unmet(config.task, config.prompt, num_pool)
+    )
+
+
+def _again(cell: Cell, seen: dict[str, Cell]) -> str | None:
+    """Two choices that come to the same cell are run once."""
+    first = seen.setdefault(cell.plan.fingerprint, cell)
+    return None if first is cell else f"the same cell as {first.plan.name}"
+
+
+def order(cells: Sequence[Cell]) -> list[Cell]:
+    """By model and quant, the baseline first, otherwise in the order the axes were given."""
+    rank = {name: index for index, name in enumerate(dict.fromkeys(name for cell in cells for name in cell.group))}
+    return sorted(cells, key=lambda cell: (rank[cell.group[0]], not cell.plan.is_baseline, rank[cell.group[1]]))
+
+
+def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Neighbours that share a loaded model."""
+    return [list(group) for _, group in groupby(cells, key=lambda cell: cell.group)]

@@ -1,0 +1,157 @@
+"""The cells of a sweep: their order, what is pruned and why, what need not be run again."""
+
+from pathlib import Path
+
+import pytest
+
+from bioquant.config import RunConfig
+from bioquant.engine import offers
+from bioquant.errors import QuantError
+from bioquant.hardware import Gpu
+from bioquant.plan import plan
+from bioquant.records import Outcome
+from bioquant.sweep.cells import Cell, SweepPlan, groups, order, plan_sweep
+from test_compose import composed
+from test_plan import DATASET
+
+OUTCOME = Outcome(metrics={"quality": 0.5}, input_ids_sha256="a")
+
+
+def cell(*overrides: str) -> Cell:
+    return Cell(plan(composed(*overrides), DATASET), Path("x"), "bioquant run")
+
+
+def planned(*jobs: tuple[str, ...], gpus: list[Gpu] | None = None) -> SweepPlan:
+    configs: list[RunConfig] = [composed("model=tiny_random", *job) for job in jobs]
+    return plan_sweep(configs, [f"run {number}" for number in range(len(jobs))], Path("sweep"), gpus or [])
+
+
+def reasons(found: SweepPlan) -> list[str]:
+    return [reason for _, reason in found.pruned]
+
+
+def test_cells_are_grouped_by_loaded_model_and_the_baseline_comes_first() -> None:
+    given = [
+        cell(f"quant={quant}", f"task={task}")
+        for quant in ("bnb_nf4", "none", "bnb_int8")
+        for task in ("demo_qa", "demo_re")
+    ]
+    arranged = order(given)
+    assert [(c.plan.config.quant.name, c.plan.config.task.name) for c in arranged] == [
+        ("none", "demo_qa"),
+        ("none", "demo_re"),
+        ("bnb_nf4", "demo_qa"),
+        ("bnb_nf4", "demo_re"),
+        ("bnb_int8", "demo_qa"),
+        ("bnb_int8", "demo_re"),
+    ]
+    assert [len(group) for group in groups(arranged)] == [2, 2, 2]
+
+
+def test_a_model_that_differs_only_in_a_setting_is_a_group_of_its_own() -> None:
+    arranged = order([cell("model.dtype=float32"), cell("model.dtype=bfloat16")])
+    assert len(groups(arranged)) == 2
+
+
+def test_another_engine_loads_the_model_anew_and_another_batch_does_not(vllm_installed: None) -> None:
+    local = ("model.source=local", "model.id=checkpoint")
+    found = planned(
+        local, (*local, "engine=vllm"), (*local, "engine.batch=2"), (*local, "engine=vllm", "engine.batch=auto")
+    )
+    assert [[c.command for c in group] for group in groups(found.cells)] == [["run 0", "run 2"], ["run 1", "run 3"]]
+
+
+def test_recipes_that_the_engine_has_not_are_left_out(vllm_installed: None) -> None:
+    found = planned(("engine=vllm", "quant=bnb_int8"), ("engine=vllm", "quant=none"))
+    assert [c.command for c in found.cells] == ["run 1"]
+    [reason] = reasons(found)
+    assert reason == offers.unmet(composed("engine=vllm", "quant=bnb_int8"))
+    assert "choose quant=bnb_nf4_dq" in reason
+
+
+def test_a_planned_cell_knows_its_folder_its_command_and_its_size() -> None:
+    first, second = planned(("limit=3",), ("task=demo_re",)).cells
+    assert (first.folder, first.command, first.plan.num_examples) == (Path("sweep/0"), "run 0", 3)
+    assert (second.folder, second.command, second.plan.num_examples) == (Path("sweep/1"), "run 1", 36)
+    assert first.plan.examples == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (
+            ("quant=bnb_nf4", "quant.requires.devices=[cuda]"),
+            "quant 'bnb_nf4' does not run on cpu (quant.requires.devices: cuda)",
+        ),
+        (
+            ("quant=bnb_nf4", "quant.requires.calibrated=true"),
+            "quant 'bnb_nf4' needs a checkpoint calibrated for bnb_4bit (model.calibrated of 'tiny_random')",
+        ),
+        (
+            ("quant=bnb_nf4", "quant.requires.min_parameters=1000000"),
+            "quant 'bnb_nf4' is for models of at least 1,000,000 parameters ('tiny_random': 363,136)",
+        ),
+        (
+            ("quant=bnb_nf4", "quant.requires.max_parameters=1000"),
+            "quant 'bnb_nf4' is for models of at most 1,000 parameters ('tiny_random': 363,136)",
+        ),
+        (
+            ("task=demo_ner", "prompt=self_consistency"),
+            "prompt 'self_consistency' makes no sense for ner tasks (prompt.kinds: re, mlc, qa)",
+        ),
+        (
+            ("prompt.num_shots=50",),
+            "prompt.num_shots=50 but the few-shot pool of task 'demo_qa' holds only 12 examples",
+        ),
+        (("task.pool=null", "prompt=one_shot"), "prompt.num_shots=1 but task 'demo_qa' has no few-shot pool"),
+    ],
+)
+def test_a_cell_that_cannot_run_is_pruned_and_the_reason_is_given(overrides: tuple[str, ...], reason: str) -> None:
+    found = planned((), overrides)
+    assert len(found.cells) == 1
+    assert reasons(found) == [reason]
+
+
+def test_a_gpu_too_old_for_a_recipe_prunes_and_a_new_one_does_not() -> None:
+    job = ("quant=bnb_nf4", "quant.requires.compute_capability=8.9")
+    found = planned(job, gpus=[Gpu("0", 8.0)])
+    assert reasons(found) == [
+        "quant 'bnb_nf4' needs a newer GPU (quant.requires.compute_capability=8.9, this one has 8.0)"
+    ]
+    for gpus in ([Gpu("0", 9.0)], [Gpu("0")], []):
+        assert len(planned(job, gpus=gpus).cells) == 1
+
+
+def test_a_calibrated_checkpoint_is_enough() -> None:
+    job = ("quant=bnb_nf4", "quant.requires.calibrated=true", "model.calibrated=[bnb_4bit]")
+    assert len(planned(job).cells) == 1
+
+
+def test_the_same_cell_twice_is_run_once() -> None:
+    found = planned((), ("quant.int8_threshold=3",), ("seed=1",))
+    assert len(found.cells) == 2
+    assert reasons(found) == ["the same cell as tiny_random · none · demo_qa · zero_shot"]
+
+
+def test_a_recipe_that_makes_no_sense_is_refused_and_not_pruned() -> None:
+    with pytest.raises(QuantError, match="with method 'bnb_4bit' the weight_format 'int4' is not known"):
+        planned((), ("quant=bnb_nf4", "quant.weight_format=int4"))
+
+
+def test_what_is_finished_is_not_run_again() -> None:
+    whole = planned((), ("seed=1",), ("seed=2",))
+    done = whole.cells[1].plan.fingerprint
+    left = whole.without({done: OUTCOME, "another": OUTCOME})
+    assert [c.plan.config.seed for c in left.cells] == [0, 2]
+    assert [(c.plan.config.seed, outcome) for c, outcome in left.finished] == [(1, OUTCOME)]
+    assert len(left.legal) == 3
+
+
+def test_axes_are_the_values_that_run() -> None:
+    found = planned(("task=demo_ner",), ("task=demo_qa", "quant=bnb_nf4"), ("task=demo_ner", "prompt=self_consistency"))
+    assert found.axes() == {
+        "model": ["tiny_random"],
+        "quant": ["none", "bnb_nf4"],
+        "task": ["demo_ner", "demo_qa"],
+        "prompt": ["zero_shot"],
+    }
