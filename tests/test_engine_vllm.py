@@ -140,6 +140,29 @@ def test_a_batch_whose_prompts_are_all_answered_is_not_run(model: Any) -> None:
     assert len(model._llm.llm_engine.served) == 3
 
 
+@pytest.mark.parametrize("name", ["vllm", "transformers"])
+def test_stops_between_batches_and_keeps_no_prompt(vllm_installed: None, checkpoint: Path, name: str) -> None:
+    engine = model_of(checkpoint, f"engine={name}")
+    asked_so_far = iter([False, True])
+    found = list(engine.generate(PROMPTS, GREEDY, stopped=lambda: next(asked_so_far)))
+    assert {generation.index for generation in found} == {2, 4, 6, 0}
+    assert not engine._tokenizer._encoded
+    asked_so_far = iter([False, True])
+    scored = engine.loglikelihood(PROMPTS, CHOICES, Limits(rows=4), stopped=lambda: next(asked_so_far))
+    assert len(dict(scored)) == 4
+    assert not engine._tokenizer._encoded
+
+
+def test_choices_that_are_known_already_are_not_asked_again(model: Any) -> None:
+    whole = dict(model.loglikelihood(PROMPTS, CHOICES, Limits(rows=4)))
+    served = model._llm.llm_engine.served
+    served.clear()
+    rest = dict(model.loglikelihood(PROMPTS, CHOICES, Limits(rows=4), skip={2, 4, 6, 0, 1}))
+    assert rest == {index: whole[index] for index in (3, 5)}
+    longest = model.encode(PROMPTS[2])
+    assert not any(request.prompt[: len(longest)] == longest for request in served)
+
+
 def test_a_sample_has_its_own_noise_whatever_it_rides_with(model: Any) -> None:
     in_one = by_prompt(model.generate(PROMPTS, replace(SAMPLED, limits=Limits(rows=21))))
     alone = by_prompt(model.generate(PROMPTS, replace(SAMPLED, limits=Limits(rows=2))))

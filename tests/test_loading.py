@@ -1,6 +1,7 @@
 """Which engine a cell gets, and a whole cell through vLLM's stand-in."""
 
 import json
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bioquant.config import RunConfig
 from bioquant.measure.memory import MemoryMeter
 from bioquant.plan import RunPlan
 from bioquant.records import RunResult
+from bioquant.sweep.worker import Session
 from conftest import Command
 from vllm_parts import configured
 
@@ -96,6 +98,13 @@ def test_versions_of_vllm_are_in_a_fingerprint_where_it_is_installed(
     before = cell(configured(checkpoint)).fingerprint
     request.getfixturevalue("vllm_installed")
     assert cell(configured(checkpoint)).fingerprint != before
+
+
+def test_a_worker_loads_anew_for_another_engine_alone(vllm_installed: None, checkpoint: Path) -> None:
+    session = Session(lambda _: None, threading.Event())
+    first = session._load(configured(checkpoint))
+    assert session._load(configured(checkpoint, "engine.batch=2")) is first
+    assert session._load(configured(checkpoint, "engine=transformers")) is not first
 
 
 def test_a_peak_is_kept_where_memory_grows_with_need(checkpoint: Path) -> None:

@@ -85,7 +85,7 @@ def plan_sweep(configs: Sequence[RunConfig], commands: Sequence[str], folder: Pa
 
 
 def unmet(config: RunConfig, num_pool: int, gpus: Sequence[Gpu]) -> str | None:
-    """Why this cell cannot run, by the rules its parts declare; None where it can. Raises ConfigError, QuantError."""
+    """Why this cell cannot run, by the rules its parts declare; None where it can. Raises QuantError."""
     quantization.check_recipe(config.quant)
     device = device_of(config, gpus)
     return (
