@@ -14,6 +14,8 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 REPOSITORY = Path(__file__).parents[1]
 
+pytest_plugins = ["vllm_parts"]
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

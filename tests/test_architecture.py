@@ -27,6 +27,7 @@ FLOORS = [
     {"models", "engine", "measure", "tracking", "tables", "plots"},
     {"memory", "answering", "estimates"},
     {"capacity"},
+    {"loading"},
     {"run", "runs", "report"},
     {"sweep", "inspection", "lengths"},
     {"costs"},

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bioquant.config import RunConfig
+from bioquant.engine import offers
 from bioquant.errors import QuantError
 from bioquant.hardware import Gpu
 from bioquant.plan import plan
@@ -50,6 +51,22 @@ def test_cells_are_grouped_by_loaded_model_and_the_baseline_comes_first() -> Non
 def test_a_model_that_differs_only_in_a_setting_is_a_group_of_its_own() -> None:
     arranged = order([cell("model.dtype=float32"), cell("model.dtype=bfloat16")])
     assert len(groups(arranged)) == 2
+
+
+def test_another_engine_loads_the_model_anew_and_another_batch_does_not(vllm_installed: None) -> None:
+    local = ("model.source=local", "model.id=checkpoint")
+    found = planned(
+        local, (*local, "engine=vllm"), (*local, "engine.batch=2"), (*local, "engine=vllm", "engine.batch=auto")
+    )
+    assert [[c.command for c in group] for group in groups(found.cells)] == [["run 0", "run 2"], ["run 1", "run 3"]]
+
+
+def test_recipes_that_the_engine_has_not_are_left_out(vllm_installed: None) -> None:
+    found = planned(("engine=vllm", "quant=bnb_int8"), ("engine=vllm", "quant=none"))
+    assert [c.command for c in found.cells] == ["run 1"]
+    [reason] = reasons(found)
+    assert reason == offers.unmet(composed("engine=vllm", "quant=bnb_int8"))
+    assert "choose quant=bnb_nf4_dq" in reason
 
 
 def test_a_planned_cell_knows_its_folder_its_command_and_its_size() -> None:

@@ -63,7 +63,7 @@ def fetch_hub(model: ModelConfig) -> Path:
 
 
 def configuration(model: ModelConfig) -> dict[str, Any]:
-    """The fields of the checkpoint's config.json, from this machine. Raises ModelError where it is not here."""
+    """The fields of the checkpoint's config.json. Raises ModelError where it is not here, or is of a quantized one."""
     folder = _cached_folder(model)
     path = None if folder is None else folder / "config.json"
     if path is None or not path.is_file():
@@ -71,7 +71,12 @@ def configuration(model: ModelConfig) -> dict[str, Any]:
             f"model '{model.name}': its memory cannot be predicted, since the model states no architecture and its "
             "config.json is not on this machine: give architecture.model_type and the sizes as that file has them."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    if "quantization_config" in fields:
+        raise ModelError(
+            f"model '{model.name}': its memory cannot be predicted, since its checkpoint was quantized beforehand."
+        )
+    return fields
 
 
 def _cached_folder(model: ModelConfig) -> Path | None:

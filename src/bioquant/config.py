@@ -203,6 +203,7 @@ class EngineConfig:
     prefill_tokens: of prompts that are read in one forward pass.
     share_prefix: whether tokens that all prompts of a cell begin with are read once for all.
     compile: fuse what stands between a layer's matrix products, by torch.compile.
+    gpu_memory_utilization: vllm alone: the share of the GPU's memory that it takes, whatever the model needs.
     audit: examples that are answered again, each alone and whole, to see what the batch has changed.
     """
 
@@ -214,6 +215,7 @@ class EngineConfig:
     prefill_tokens: int = 8192
     share_prefix: bool = True
     compile: bool = False
+    gpu_memory_utilization: float = 0.9
     audit: int = 0
     scoring: Scoring = Scoring.generate
     max_new_tokens: int | None = None

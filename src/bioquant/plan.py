@@ -23,6 +23,9 @@ from bioquant.records import Dataset, Example
 LIBRARIES = ("bioquant", "torch", "transformers", "bitsandbytes", "optimum-quanto", "accelerate")
 """Whose versions a fingerprint holds."""
 
+EXTRAS = ("vllm", "vllm-bnb-plugin")
+"""As those, where they are installed."""
+
 BASELINE = QuantConfig(name="none", method=QuantMethod.none, weight_format=WeightFormat.none, bits=0)
 """The recipe every candidate is compared with: the model in its own dtype."""
 
@@ -84,13 +87,15 @@ def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...] = ()
 @cache
 def versions() -> dict[str, str]:
     """The installed versions of the libraries that can change a prediction or a figure."""
-    found: dict[str, str] = {}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "absent"
-    return found
+    found = {library: _version(library) for library in LIBRARIES + EXTRAS}
+    return {library: known or "absent" for library, known in found.items() if known or library in LIBRARIES}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,20 +15,18 @@ from bioquant import (
     datasets,
     hardware,
     measure,
-    models,
     places,
     plots,
     progress,
     prompts,
-    quantization,
     tracking,
 )
 from bioquant.config import RunConfig
 from bioquant.engine import LanguageModel
-from bioquant.engine.transformers import TransformersModel
 from bioquant.errors import OutOfMemoryError
 from bioquant.files import logged, write_config, write_json
 from bioquant.journal import journal, write_predictions
+from bioquant.loading import Loaded, load
 from bioquant.measure import energy, latency, series
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
 from bioquant.plan import RunPlan, plan
@@ -49,17 +46,6 @@ from bioquant.records import (
 from bioquant.tasks import kind_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model ready to answer, the proof of its quantization, and what loading it took."""
-
-    model: LanguageModel
-    report: QuantizationReport
-    load_s: float
-    compile_s: float | None
-    load_peak_mib: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,36 +99,6 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
     return replace(cell, config=capacity.decided(cell.config, examples))
 
 
-def load(config: RunConfig) -> Loaded:
-    """Plan → load: the quantized model, with the proof that it is one.
-
-    Raises DoesNotFitError, ModelError, QuantError.
-    """
-    device = models.resolve_device(config.engine.device)
-    meter = MemoryMeter(device)
-    meter.reset()
-    capacity.check(config, device)
-    loaded = models.load(config.model, config.quant, config.engine.device)
-    model, compile_s = ready(loaded, config)
-    return Loaded(model, loaded.report, loaded.load_s, compile_s, meter.peak().allocated_mib)
-
-
-def ready(loaded: models.LoadedModel, config: RunConfig) -> tuple[LanguageModel, float | None]:
-    """The engine around a loaded model, checked, and the seconds that compiling took where it was asked for."""
-    steady = quantization.steps_can_be_graphs(config.quant)
-    compiled = config.engine.compile and steady
-    started = time.perf_counter()
-    model = TransformersModel(
-        loaded.model,
-        loaded.tokenizer,
-        loaded.device,
-        config.model.context_length,
-        graphs=steady and loaded.device.startswith("cuda"),
-        compiled=compiled,
-    )
-    return model, time.perf_counter() - started if compiled else None
-
-
 def run_cell(
     cell: RunPlan,
     folder: Path,
@@ -158,7 +114,7 @@ def run_cell(
     cell = fit(cell, loaded.model)
     with series.recorded(loaded.model.device, folder):
         alone, batched = probe(cell, loaded.model)
-        predictions, spent = metered(cell, loaded.model, folder, earlier, watch)
+        predictions, spent = metered(cell, loaded, folder, earlier, watch)
     write_predictions(folder, predictions, [example.row for example in cell.examples])
     footprint = footprint_of(cell.config, loaded, predictions, spent, alone, batched)
     audit = answering.audit(cell.config, cell.examples, predictions, loaded.model)
@@ -170,18 +126,19 @@ def run_cell(
 
 
 def metered(
-    cell: RunPlan, model: LanguageModel, folder: Path, earlier: Sequence[Prediction], watch: Watch
+    cell: RunPlan, loaded: Loaded, folder: Path, earlier: Sequence[Prediction], watch: Watch
 ) -> tuple[list[Prediction], Spent]:
     """The evaluation, and what memory and energy it took.
 
     One that goes on from an earlier attempt's journal takes but a part of these, which is then not given at all.
     """
-    predicted = capacity.predicted(cell.config, cell.examples, model)
+    model = loaded.model
+    predicted = None if loaded.reserves else capacity.predicted(cell.config, cell.examples, model)
     meter = MemoryMeter(model.device)
     meter.reset()
     with energy.meter(model.device) as joules:
         predictions = evaluate(cell, model, folder, earlier, watch)
-    peak = meter.peak()
+    peak = loaded.peak(meter)
     return predictions, Spent(predicted, MemoryPeak(), None) if earlier else Spent(predicted, peak, joules.total)
 
 

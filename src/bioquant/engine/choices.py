@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from bioquant.engine.batching import common_prefix
+from bioquant.engine.tokens import PromptTokenizer
+from bioquant.records import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,19 @@ class Scoring:
 
 ChoiceSum = tuple[tuple[int, int], float]
 """((the prompt's index, the choice's), the sum of its log-probabilities)."""
+
+
+def tokenized(
+    tokenizer: PromptTokenizer, prompts: Sequence[Sequence[Message]], choices: Sequence[Sequence[str]]
+) -> tuple[list[int], list[list[Scoring]]]:
+    """Each prompt's length with its longest choice, and its rows. Prompt and choice are tokenized as one text."""
+    texts = [tokenizer.text(prompt) for prompt in prompts]
+    wholes = [
+        [tokenizer.encode(tokenizer.answered(text, choice)) for choice in options]
+        for text, options in zip(texts, choices, strict=True)
+    ]
+    lengths = [max(len(whole) for whole in answered) for answered in wholes]
+    return lengths, [scorings(i, tokenizer.encode(text), wholes[i]) for i, text in enumerate(texts)]
 
 
 def scorings(index: int, prompt: Sequence[int], wholes: Sequence[Sequence[int]]) -> list[Scoring]:

@@ -7,6 +7,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from bioquant.engine.batching import common_prefix
+from bioquant.errors import ConfigError
 from bioquant.records import Message
 
 # Some templates print today's date (Llama 3.2) or let the model think at length before it answers (Qwen3). A prompt
@@ -32,6 +33,22 @@ class PromptTokenizer:
         pad: int | None = self._tokenizer.pad_token_id
         self.pad_id = min(self.end_ids, default=0) if pad is None else pad
         self._bos_id = _own_bos(self._tokenizer)
+        self._encoded: dict[tuple[Message, ...], list[int]] = {}
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt's token ids, up to where the model's answer begins.
+
+        Kept, since a cell's prompts are asked for by each of its stages: a millisecond each is as much as a GPU takes.
+        To be forgotten once they are answered: a service must not grow with, or hold on to, what it was asked.
+        """
+        key = tuple(messages)
+        if key not in self._encoded:
+            self._encoded[key] = self.encode(self.text(messages))
+        return self._encoded[key]
+
+    def forget(self) -> None:
+        """Keep no prompt any longer."""
+        self._encoded.clear()
 
     def encode(self, text: str) -> list[int]:
         """The text's token ids, after exactly one BOS token where this tokenizer puts one before every text."""
@@ -67,6 +84,18 @@ class PromptTokenizer:
         return self._tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=False, **TEMPLATE_VARIABLES
         )
+
+
+def check_lengths(lengths: Sequence[int], context_length: int, max_new_tokens: int) -> None:
+    """Raise ConfigError for the first prompt that, with its answer, is longer than the model's context."""
+    limit = context_length - max_new_tokens
+    for index, length in enumerate(lengths):
+        if length > limit:
+            raise ConfigError(
+                f"example {index} has {length} prompt tokens, but the model's context of {context_length}"
+                f" leaves {limit} beside max_new_tokens={max_new_tokens}."
+                " Lower prompt.num_shots or engine.max_new_tokens, or choose a model with a longer context."
+            )
 
 
 def _own_bos(tokenizer: Any) -> int | None:

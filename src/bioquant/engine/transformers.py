@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from bioquant.engine import GenerationSettings, TokenTimes, never
 from bioquant.engine.batching import Limits, batches, chunks, packs, row_width, sha256, shareable
-from bioquant.engine.choices import ChoiceSum, Scoring, choice_sums, scorings
+from bioquant.engine.choices import ChoiceSum, Scoring, choice_sums, tokenized
 from bioquant.engine.decoding import Chooser, Decoder, Request, Rules
 from bioquant.engine.halving import Work, halving
 from bioquant.engine.keyvalues import KeyValues
 from bioquant.engine.packed import PackedModel, Prompt
 from bioquant.engine.sampling import Greedy, SeededSampler, row_seed
-from bioquant.engine.tokens import PromptTokenizer
-from bioquant.errors import ConfigError, OutOfMemoryError
+from bioquant.engine.tokens import PromptTokenizer, check_lengths
+from bioquant.errors import OutOfMemoryError
 from bioquant.records import Generation, Message
 
 
@@ -97,18 +97,10 @@ class TransformersModel:
         self._graphs = graphs
         self._decoder: Decoder | None = None
         self._is_short = False
-        self._encoded: dict[tuple[Message, ...], list[int]] = {}
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's token ids, up to where the model's answer begins.
-
-        Kept, since a cell's prompts are asked for by each of its stages: a millisecond each is as much as a GPU takes.
-        Forgotten once they are answered: a service must not grow with, or hold on to, what it was asked.
-        """
-        key = tuple(messages)
-        if key not in self._encoded:
-            self._encoded[key] = self._tokenizer.encode(self._tokenizer.text(messages))
-        return self._encoded[key]
+        """The prompt's token ids, up to where the model's answer begins."""
+        return self._tokenizer.prompt(messages)
 
     def generate(
         self,
@@ -125,7 +117,7 @@ class TransformersModel:
         """
         done = frozenset(skip)
         ids = [self.encode(prompt) for prompt in prompts]
-        self._check_lengths([len(prompt) for prompt in ids], settings.max_new_tokens)
+        check_lengths([len(prompt) for prompt in ids], self._context_length, settings.max_new_tokens)
         schedule = Schedule.of(ids, settings)
         for batch_index, indices in enumerate(schedule.batches):
             if stopped():
@@ -134,7 +126,7 @@ class TransformersModel:
                 answered = self._generate_batch(batch_index, indices, schedule)
                 yield from (generation for generation in answered if generation.index not in done)
         self._release()
-        self._encoded.clear()
+        self._tokenizer.forget()
 
     def loglikelihood(
         self,
@@ -151,14 +143,8 @@ class TransformersModel:
         `scorings`). The sums are not divided by length, and no end token is added, so a choice that another one
         begins with is never the less likely of the two.
         """
-        texts = [self._tokenizer.text(prompt) for prompt in prompts]
-        wholes = [
-            [self._tokenizer.encode(self._tokenizer.answered(text, choice)) for choice in options]
-            for text, options in zip(texts, choices, strict=True)
-        ]
-        lengths = [max(len(whole) for whole in answered) for answered in wholes]
-        self._check_lengths(lengths, 0)
-        asked = [scorings(i, self._tokenizer.encode(text), wholes[i]) for i, text in enumerate(texts)]
+        lengths, asked = tokenized(self._tokenizer, prompts, choices)
+        check_lengths(lengths, self._context_length, 0)
         work = self._scorer([row for rows in asked for row in rows], limits)
         done = frozenset(skip)
         for indices in batches(lengths, limits):
@@ -170,14 +156,14 @@ class TransformersModel:
             found = dict(chain.from_iterable(halving(work, rows, empty_cache, self.device)))
             left = [index for index in indices if index not in done]
             yield from ((i, [found[i, choice] for choice in range(len(choices[i]))]) for i in left)
-        self._encoded.clear()
+        self._tokenizer.forget()
 
     def timed(
         self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, num_warmup: int
     ) -> list[TokenTimes]:
         """Answer prompts in order, a group at a time, with a clock on every token (see `LanguageModel.timed`)."""
         ids = [self.encode(prompt) for prompt in prompts]
-        self._check_lengths([len(prompt) for prompt in ids], settings.max_new_tokens)
+        check_lengths([len(prompt) for prompt in ids], self._context_length, settings.max_new_tokens)
         groups = chunks(prompts, settings.limits.rows)
         width = row_width(max(map(len, ids)) + settings.max_new_tokens)
         self._decoder = Decoder(self._model, (), settings.limits.rows * width, graphs=self._graphs)
@@ -190,16 +176,6 @@ class TransformersModel:
             raise OutOfMemoryError(f"out of memory on {self.device} with {settings.limits.rows} requests") from error
         finally:
             self._release()
-
-    def _check_lengths(self, lengths: Sequence[int], max_new_tokens: int) -> None:
-        limit = self._context_length - max_new_tokens
-        for index, length in enumerate(lengths):
-            if length > limit:
-                raise ConfigError(
-                    f"example {index} has {length} prompt tokens, but the model's context of {self._context_length}"
-                    f" leaves {limit} beside max_new_tokens={max_new_tokens}."
-                    " Lower prompt.num_shots or engine.max_new_tokens, or choose a model with a longer context."
-                )
 
     def _generate_batch(self, batch_index: int, indices: Sequence[int], schedule: Schedule) -> list[Generation]:
         start = self._clock()

@@ -19,6 +19,8 @@ LIBRARIES = (
     "accelerate",
     "bitsandbytes",
     "optimum-quanto",
+    "vllm",
+    "vllm-bnb-plugin",
     "datasets",
     "evaluate",
     "mlflow",

@@ -25,7 +25,7 @@ from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantEr
 from bioquant.models import gguf, proof, random
 from bioquant.records import QuantizationReport
 
-__all__ = ["LoadedModel", "is_cached", "load", "resolve_device", "tokenizer"]
+__all__ = ["LoadedModel", "is_cached", "load", "prepare", "resolve_device", "tokenizer"]
 
 Parts = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -71,7 +71,7 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device) -> LoadedModel:
     dtype = getattr(torch, model.dtype)
     # Quanto's int4 weights fail in a forward pass under inference_mode unless they were made under it.
     with _quiet() as said, torch.inference_mode(quant.method is QuantMethod.quanto):
-        folder = _prepare(model)
+        folder = prepare(model)
         started = time.perf_counter()
         arguments = _loader_arguments(model, quant, place)
         try:
@@ -92,12 +92,12 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device) -> LoadedModel:
 def tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer alone. Raises ModelError."""
     with _quiet():
-        folder = _prepare(model)
+        folder = prepare(model)
         return _tokenizer(model, folder)
 
 
-def _prepare(model: ModelConfig) -> Path | None:
-    """A folder of safetensors on this machine; None for random weights, which need none."""
+def prepare(model: ModelConfig) -> Path | None:
+    """A folder of safetensors on this machine, fetched or converted; None for random weights. Raises ModelError."""
     match model.source:
         case ModelSource.hub:
             return checkpoints.fetch_hub(model)

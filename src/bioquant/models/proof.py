@@ -5,7 +5,7 @@ it leaves the scales out.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 import torch
@@ -36,7 +36,7 @@ def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: s
         replaced=replaced,
         kept={name: count for name, count in classes.items() if name not in replaced},
         bytes_before=_bytes_before(network, dtype),
-        bytes_after=_bytes_after(network),
+        bytes_after=size(tensor for module in network.modules() for tensor in _tensors(module)),
         backend=_backend(quant, device),
     )
     if quant.method is not QuantMethod.none:
@@ -77,15 +77,9 @@ def _bytes_before(network: nn.Module, dtype: torch.dtype) -> int:
     return sum(sizes.values()) + buffers
 
 
-def _bytes_after(network: nn.Module) -> int:
-    """The bytes of every tensor that stands in the model, each piece of memory once."""
-    pieces = {
-        (part.device, part.data_ptr()): part.nbytes
-        for module in network.modules()
-        for tensor in _tensors(module)
-        for part in _parts(tensor)
-    }
-    return sum(pieces.values())
+def size(tensors: Iterable[torch.Tensor]) -> int:
+    """The bytes of these tensors with their quantization state, each piece of memory once."""
+    return sum({(part.device, part.data_ptr()): part.nbytes for tensor in tensors for part in _parts(tensor)}.values())
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:

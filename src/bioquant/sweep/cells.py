@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bioquant import datasets, places, prompts, quantization
 from bioquant.config import RunConfig
+from bioquant.engine import offers
 from bioquant.hardware import Gpu, capability_of, device_of, with_budget
 from bioquant.plan import RunPlan, plan
 from bioquant.records import Dataset, Outcome
@@ -28,7 +29,8 @@ class Cell:
 
     def __post_init__(self) -> None:
         config = self.plan.config
-        object.__setattr__(self, "group", (repr(config.model), repr((config.quant, config.engine.device))))
+        loaded = config.quant, offers.what_is_loaded(config.engine)
+        object.__setattr__(self, "group", (repr(config.model), repr(loaded)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ def plan_sweep(configs: Sequence[RunConfig], commands: Sequence[str], folder: Pa
     cells: list[Cell] = []
     pruned: list[tuple[Cell, str]] = []
     seen: dict[str, Cell] = {}
+    for config in configs:
+        offers.check_engine(config.engine)
     for number, (config, command) in enumerate(zip(configs, commands, strict=True)):
         key = repr((config.task, config.data))
         if key not in read:
@@ -84,8 +88,10 @@ def unmet(config: RunConfig, num_pool: int, gpus: Sequence[Gpu]) -> str | None:
     """Why this cell cannot run, by the rules its parts declare; None where it can. Raises QuantError."""
     quantization.check_recipe(config.quant)
     device = device_of(config, gpus)
-    return quantization.unmet(config.quant, config.model, device, capability_of(device, gpus)) or prompts.unmet(
-        config.task, config.prompt, num_pool
+    return (
+        offers.unmet(config)
+        or quantization.unmet(config.quant, config.model, device, capability_of(device, gpus))
+        or prompts.unmet(config.task, config.prompt, num_pool)
     )
 
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from bioquant import run, tracking
 from bioquant.compose import from_mapping
-from bioquant.config import ModelConfig, QuantConfig, RunConfig
+from bioquant.config import EngineConfig, ModelConfig, QuantConfig, RunConfig
+from bioquant.engine.offers import what_is_loaded
 from bioquant.errors import BioquantError
 from bioquant.files import logged
 from bioquant.plan import RunPlan
@@ -68,7 +69,7 @@ class Session:
 
     def __init__(self, say: Say, stop: threading.Event) -> None:
         self._watch = Watch(_told(say), lambda: nullcontext(stop.is_set))
-        self._key: tuple[ModelConfig, QuantConfig] | None = None
+        self._key: tuple[ModelConfig, QuantConfig, EngineConfig] | None = None
         self._loaded: run.Loaded | None = None
         self._datasets: dict[str, Dataset] = {}
 
@@ -97,7 +98,7 @@ class Session:
         return run.prepare(config, self._datasets[key])
 
     def _load(self, config: RunConfig) -> run.Loaded:
-        key = (config.model, config.quant)
+        key = (config.model, config.quant, what_is_loaded(config.engine))
         if self._loaded is None or self._key != key:
             self._loaded, self._key = None, key
             self._loaded = run.load(config)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from bioquant import grid
 from bioquant.compose import hydra_app, to_run_config
 from bioquant.config import RunConfig
+from bioquant.engine import offers
 from bioquant.errors import BioquantError
 
 
@@ -42,6 +43,7 @@ class Application:
             self.errors.append(error)
 
     def _single(self, config: RunConfig) -> None:
+        offers.check(config)
         from bioquant import run, tables
 
         cell, outcome = run.run_single(config, Path(HydraConfig.get().runtime.output_dir))

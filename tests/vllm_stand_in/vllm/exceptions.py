@@ -1,0 +1,2 @@
+class VLLMValidationError(Exception):
+    """Of a request."""

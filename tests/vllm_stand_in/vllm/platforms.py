@@ -1,0 +1,5 @@
+class CpuPlatform:
+    device_type = "cpu"
+
+
+current_platform = CpuPlatform()
