@@ -34,7 +34,7 @@ SWEEP = (
     "prompt.temperature=0.7",
     "prompt.reasoning_tokens=8",
 )
-NUM_CELLS = 6
+NUM_CELLS = 8
 
 SINGLE = (*SMALL, "task=demo_re", "prompt=five_shot")
 LIKELIEST = (*SMALL, "task=demo_qa", "engine.scoring=loglikelihood")

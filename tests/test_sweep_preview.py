@@ -11,7 +11,7 @@ from bioquant.sweep.cells import SweepPlan
 from bioquant.sweep.preview import Estimate, PlannedCell, checkpoint_sizes, duration, rows, show
 from test_sweep_cells import OUTCOME, planned
 
-REASON = "prompt 'self_consistency' makes no sense for ner tasks (prompt.kinds: re, mlc, qa)"
+REASON = "prompt 'zero_shot' makes no sense for ner tasks (prompt.kinds: re, qa)"
 
 
 def plan() -> SweepPlan:
@@ -19,7 +19,7 @@ def plan() -> SweepPlan:
         ("limit=4",),
         ("limit=4", "task=demo_re"),
         ("limit=4", "quant=bnb_nf4"),
-        *[("task=demo_ner", "prompt=self_consistency", f"seed={seed}") for seed in range(5)],
+        *[("task=demo_ner", "prompt.kinds=[re,qa]", f"seed={seed}") for seed in range(5)],
     )
     return whole.without({whole.cells[1].plan.fingerprint: OUTCOME})
 
@@ -49,7 +49,7 @@ def test_the_plan_in_words() -> None:
     assert ["tiny_random", "none", "1", "1", "5", "4", "2.0", "60", "min"] in lines
     assert ["tiny_random", "bnb_nf4", "1", "4", "2.0", "unknown"] in lines
     assert f"pruned 5: {REASON}\n" in text
-    name = "tiny_random · none · demo_ner · self_consistency"
+    name = "tiny_random · none · demo_ner · zero_shot"
     assert f"  {name}, {name}, {name} and 2 more\n" in text
     assert text.endswith(
         "8 cells: 2 to run in 2 groups that load a model once, 8 examples; 1 finished; 5 pruned. "

@@ -15,7 +15,7 @@ from bioquant.sweep.cells import AXES, Cell, SweepPlan, groups, plan_sweep
 from bioquant.sweep.crew import Crew, Sweep
 from bioquant.sweep.devices import Slot
 from bioquant.sweep.display import Display
-from bioquant.sweep.parent import parent_run
+from bioquant.sweep.parent import close_finished, parent_run
 from bioquant.sweep.queue import CellQueue
 from bioquant.sweep.site import Site
 from bioquant.tables import Row
@@ -42,6 +42,9 @@ def run_sweep(
     plan = plan_sweep(configs, commands, folder, site.gpus)
     refuse_empty(plan)
     store = tracking.open_store(first.tracking)
+    if not first.sweep.dry_run:
+        # First: the run of a cell that was killed once its result was logged is closed as FINISHED.
+        say_reaped(tracking.reap(store))
     if first.resume:
         plan = plan.without(tracking.finished(store, [cell.plan.fingerprint for cell in plan.cells]))
     planned = preview.rows(plan, preview.checkpoint_sizes(plan.cells))
@@ -51,12 +54,14 @@ def run_sweep(
         preview.show(planned, Console(), as_json=as_json)
         return
     preview.show(planned, Console(stderr=True))
-    say_reaped(tracking.reap(store))
     rows += [tables.row(cell.plan, outcome) for cell, outcome in plan.finished]
+    attempts.forget_finished(cell.plan.fingerprint for cell, _ in plan.finished)
     if plan.cells:
         room = site.slots([device_of(group[0].plan.config, site.gpus) for group in groups(plan.cells)])
         with parent_run(store, plan, folder, mark=mark, anew=not first.resume) as sweep:
             run_cells(sweep, plan.cells, folder, site, room, rows)
+    else:
+        close_finished(store, plan, folder, rows)
     refuse_other_prompts(rows)
 
 
