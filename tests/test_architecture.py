@@ -31,6 +31,7 @@ FLOORS = [
     {"sweep", "inspection", "lengths"},
     {"costs"},
     {"forecast"},
+    {"expected"},
     {"verbs"},
     {"cli"},
 ]
