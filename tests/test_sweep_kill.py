@@ -34,8 +34,8 @@ DRAWN = (*SMALL, "prompt.num_samples=3", "prompt.temperature=0.7", "prompt.reaso
 SWEEP = ("-m", *DRAWN, "quant=none,bnb_nf4", "task=demo_ner,demo_mlc", "prompt=zero_shot,self_consistency")
 NUM_CELLS = 8
 
-SINGLE = (*SMALL, "task=demo_re", "prompt=five_shot")
-LIKELIEST = (*SMALL, "task=demo_qa", "engine.scoring=loglikelihood")
+SINGLE = (*SMALL, "limit=36", "task=demo_re", "prompt=five_shot")
+LIKELIEST = (*SMALL, "limit=36", "task=demo_qa", "engine.scoring=loglikelihood")
 
 SEEDS = range(4)
 KILLS = 8
@@ -115,7 +115,7 @@ def strike(process: subprocess.Popen[bytes], rng: Random) -> str:
 
 
 def disturbed(root: Path, arguments: tuple[str, ...], rng: Random, kills: int) -> list[Kill]:
-    """The same command again and again, killed at random moments, until it comes to its end: on a fast machine early."""
+    """The same command, killed at random moments, again and again until it comes to its end: on a fast machine early."""
     trials = list[Kill]()
     while True:
         begun, process = time.monotonic(), start(root, arguments)
