@@ -1,4 +1,4 @@
-"""Single cells through the launchers of Hydra, joblib and submitit: each is a job, and each keeps its own MLflow run."""
+"""Single cells through the launchers of Hydra, joblib and submitit: each is a job and keeps its own MLflow run."""
 
 import os
 import signal

@@ -115,7 +115,7 @@ def strike(process: subprocess.Popen[bytes], rng: Random) -> str:
 
 
 def disturbed(root: Path, arguments: tuple[str, ...], rng: Random, kills: int) -> list[Kill]:
-    """The same command, killed at random moments, again and again until it comes to its end: on a fast machine early."""
+    """The same command, killed at random moments, again and again until it ends: on a fast machine early."""
     trials = list[Kill]()
     while True:
         begun, process = time.monotonic(), start(root, arguments)
