@@ -1,4 +1,4 @@
-"""Faults put into a sweep's workers from outside, by a `sitecustomize` on their PYTHONPATH."""
+"""Faults put into a sweep's processes from outside, by a `sitecustomize` on their PYTHONPATH."""
 
 import json
 from collections.abc import Mapping
@@ -84,4 +84,38 @@ def inject(folder: Path, faults: Mapping[str, tuple[str, int, int]]) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(INSIDE, encoding="utf-8")
     (folder / "faults.json").write_text(json.dumps(faults), encoding="utf-8")
+    return {"PYTHONPATH": str(folder)}
+
+
+KILLER = '''
+"""Kills the command itself, not its workers, at one call of one function."""
+
+import importlib
+import os
+import sys
+from itertools import count
+
+if "bioquant.sweep.worker" not in sys.orig_argv and sys.argv[1:2] == ["run"]:
+    module, _, function = "bioquant.{step}".rpartition(".")
+    place = importlib.import_module(module)
+    real, calls = getattr(place, function), count(1)
+
+    def step(*arguments, **named):
+        due = next(calls) == {nth}
+        if due and "{moment}" == "before":
+            os.kill(os.getpid(), 9)
+        result = real(*arguments, **named)
+        if due:
+            os.kill(os.getpid(), 9)
+        return result
+
+    setattr(place, function, step)
+'''
+
+
+def kill_at(folder: Path, step: str, nth: int, moment: str) -> dict[str, str]:
+    """The environment in which `bioquant run` is killed before or after the nth call of a function of ours."""
+    folder.mkdir()
+    text = KILLER.format(step=step, nth=nth, moment=moment)
+    (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
     return {"PYTHONPATH": str(folder)}

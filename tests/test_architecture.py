@@ -32,6 +32,7 @@ FLOORS = [
     {"sweep", "inspection", "lengths"},
     {"costs"},
     {"forecast"},
+    {"expected"},
     {"verbs"},
     {"cli"},
 ]

@@ -121,13 +121,14 @@ def test_the_same_command_again_runs_only_what_is_missing(bioquant: Command, tmp
 
 @pytest.mark.slow
 def test_a_dry_run_shows_the_plan_and_leaves_nothing(bioquant: Command, tmp_path: Path) -> None:
-    asked = ("run", "-m", *TINY, "task=demo_qa,demo_ner", "prompt=zero_shot,self_consistency", "sweep.dry_run=true")
+    axes = ("task=demo_qa,demo_ner", "prompt=zero_shot,one_shot", "prompt.kinds=[qa]")
+    asked = ("run", "-m", *TINY, *axes, "sweep.dry_run=true")
     shown = bioquant(*asked, root=tmp_path)
     assert shown.returncode == 0
-    assert "4 cells: 3 to run in 1 groups that load a model once, 12 examples; 0 finished; 1 pruned." in shown.stdout
-    assert "pruned 1: prompt 'self_consistency' makes no sense for ner tasks" in shown.stdout
+    assert "4 cells: 2 to run in 1 groups that load a model once, 8 examples; 0 finished; 2 pruned." in shown.stdout
+    assert "pruned 1: prompt 'one_shot' makes no sense for ner tasks (prompt.kinds: qa)" in shown.stdout
     rows = json.loads(bioquant(*asked, "--json", root=tmp_path).stdout)
-    assert [row["state"] for row in rows] == ["to run", "to run", "to run", "pruned"]
+    assert [row["state"] for row in rows] == ["to run", "to run", "pruned", "pruned"]
     assert rows[0]["command"].startswith("bioquant run model=tiny_random limit=4")
     assert not list(tmp_path.glob("multirun/sweep_*"))
     assert runs_of(tmp_path) == []
@@ -135,11 +136,10 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(bioquant: Command, tmp_path
 
 @pytest.mark.slow
 def test_a_sweep_of_nothing_that_can_run_says_why(bioquant: Command, tmp_path: Path) -> None:
-    done = bioquant("run", "-m", *TINY, "task=demo_ner", "prompt=self_consistency", "seed=1,2", root=tmp_path)
+    done = bioquant("run", "-m", *TINY, "task=demo_ner", "prompt.kinds=[re,qa]", "seed=1,2", root=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: none of the 2 cells can run: "
-        "prompt 'self_consistency' makes no sense for ner tasks (prompt.kinds: re, mlc, qa).\n"
+        "error: none of the 2 cells can run: prompt 'zero_shot' makes no sense for ner tasks (prompt.kinds: re, qa).\n"
     )
 
 

@@ -96,8 +96,8 @@ def test_a_planned_cell_knows_its_folder_its_command_and_its_size() -> None:
             "quant 'bnb_nf4' is for models of at most 1,000 parameters ('tiny_random': 363,136)",
         ),
         (
-            ("task=demo_ner", "prompt=self_consistency"),
-            "prompt 'self_consistency' makes no sense for ner tasks (prompt.kinds: re, mlc, qa)",
+            ("task=demo_ner", "prompt.kinds=[re,qa]"),
+            "prompt 'zero_shot' makes no sense for ner tasks (prompt.kinds: re, qa)",
         ),
         (
             ("prompt.num_shots=50",),
@@ -148,7 +148,9 @@ def test_what_is_finished_is_not_run_again() -> None:
 
 
 def test_axes_are_the_values_that_run() -> None:
-    found = planned(("task=demo_ner",), ("task=demo_qa", "quant=bnb_nf4"), ("task=demo_ner", "prompt=self_consistency"))
+    found = planned(
+        ("task=demo_ner",), ("task=demo_qa", "quant=bnb_nf4"), ("task=demo_ner", "prompt=cot", "prompt.kinds=[qa]")
+    )
     assert found.axes() == {
         "model": ["tiny_random"],
         "quant": ["none", "bnb_nf4"],

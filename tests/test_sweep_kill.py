@@ -1,6 +1,10 @@
-"""Kill -9 at random moments: a resumed run gives what an undisturbed one does, to the byte, and leaves nothing open."""
+"""Kill -9 at random moments and between any two steps: what is resumed is what an undisturbed run gives, to the byte.
+
+Nothing is left open, nothing is finished twice. `pytest -rP` shows the table of trials.
+"""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +19,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from faults import kill_at
+
 SMALL = (
     "model=tiny_random",
     "limit=10",
@@ -24,43 +30,43 @@ SMALL = (
     "measure.bootstrap_resamples=50",
 )
 
-SWEEP = (
-    "-m",
-    *SMALL,
-    "quant=none,bnb_nf4",
-    "task=demo_ner,demo_mlc",
-    "prompt=zero_shot,self_consistency",
-    "prompt.num_samples=3",
-    "prompt.temperature=0.7",
-    "prompt.reasoning_tokens=8",
-)
-NUM_CELLS = 6
+DRAWN = (*SMALL, "prompt.num_samples=3", "prompt.temperature=0.7", "prompt.reasoning_tokens=8")
+SWEEP = ("-m", *DRAWN, "quant=none,bnb_nf4", "task=demo_ner,demo_mlc", "prompt=zero_shot,self_consistency")
+NUM_CELLS = 8
 
-SINGLE = (*SMALL, "task=demo_re", "prompt=five_shot")
-LIKELIEST = (*SMALL, "task=demo_qa", "engine.scoring=loglikelihood")
+SINGLE = (*SMALL, "limit=36", "task=demo_re", "prompt=five_shot")
+LIKELIEST = (*SMALL, "limit=36", "task=demo_qa", "engine.scoring=loglikelihood")
 
+SEEDS = range(4)
 KILLS = 8
 """A seed. Each is a trial: killed, resumed, and in the end compared."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Who was killed, when (seconds since the command began), and how many examples had been journaled by then."""
+    """Who was killed, how long after the command began, and how many examples were journaled by then."""
 
     victim: str
     after_s: float
     journaled: int
 
 
-def start(root: Path, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
+def start(root: Path, arguments: tuple[str, ...], **environment: str) -> subprocess.Popen[bytes]:
     with (root / "stderr.log").open("ab") as log:
         return subprocess.Popen(
             [Path(sys.executable).with_name("bioquant"), "run", *arguments],
             cwd=root,
-            env={**os.environ, "BIOQUANT_ROOT": str(root)},
+            env={**os.environ, "BIOQUANT_ROOT": str(root), **environment},
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
+
+
+def project(folder: Path, fresh_database: Path) -> Path:
+    """A new project; its database has MLflow's tables already, which take seconds to make."""
+    (folder / "mlruns").mkdir(parents=True)
+    shutil.copy(fresh_database, folder / "mlruns" / "mlflow.db")
+    return folder
 
 
 def undisturbed(root: Path, arguments: tuple[str, ...]) -> dict[str, bytes]:
@@ -108,9 +114,9 @@ def strike(process: subprocess.Popen[bytes], rng: Random) -> str:
     return "parent"
 
 
-def disturbed(root: Path, arguments: tuple[str, ...], seed: int, kills: int) -> list[Kill]:
-    """The same command again and again, killed at random moments, until it has been left alone to its end."""
-    rng, trials = Random(seed), list[Kill]()
+def disturbed(root: Path, arguments: tuple[str, ...], rng: Random, kills: int) -> list[Kill]:
+    """The same command, killed at random moments, again and again until it ends: on a fast machine early."""
+    trials = list[Kill]()
     while True:
         begun, process = time.monotonic(), start(root, arguments)
         while len(trials) < kills and process.poll() is None:
@@ -129,37 +135,82 @@ def disturbed(root: Path, arguments: tuple[str, ...], seed: int, kills: int) -> 
 def check(root: Path, expected: dict[str, bytes]) -> None:
     assert finished(root) == expected
     assert {run.info.status for run in runs(root)} <= {"FINISHED", "FAILED", "KILLED"}
+    assert [run.info.status for run in runs(root) if run.data.tags["bioquant.kind"] == "sweep"][:1] in (
+        [],
+        ["FINISHED"],
+    )
     assert not psutil.Process().children(recursive=True)
     assert not list(root.glob("multirun/.cells/*.json"))
 
 
 def show(seed: int, trials: list[Kill]) -> None:
-    """The table of trials, in what pytest captures: `pytest -s` or -rP shows it."""
     for number, kill in enumerate(trials, start=1):
         print(f"| {seed} | {number} | {kill.victim} | {kill.after_s:.1f} | {kill.journaled} |")
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    found = undisturbed(tmp_path_factory.mktemp("undisturbed"), SWEEP)
+def expected(tmp_path_factory: pytest.TempPathFactory, fresh_database: Path) -> dict[str, bytes]:
+    found = undisturbed(project(tmp_path_factory.mktemp("undisturbed") / "project", fresh_database), SWEEP)
     assert len(found) == NUM_CELLS
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_a_sweep_that_is_killed_again_and_again(tmp_path: Path, expected: dict[str, bytes], seed: int) -> None:
-    trials = disturbed(tmp_path, SWEEP, seed, KILLS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_sweep_that_is_killed_again_and_again(
+    tmp_path: Path, fresh_database: Path, expected: dict[str, bytes], seed: int
+) -> None:
+    rng, trials = Random(seed), list[Kill]()
+    while len(trials) < KILLS:
+        root = project(tmp_path / str(len(trials)), fresh_database)
+        trials += disturbed(root, SWEEP, rng, KILLS - len(trials))
+        check(root, expected)
     show(seed, trials)
-    assert len(trials) == KILLS
-    check(tmp_path, expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "seed"), [(SINGLE, 10), (LIKELIEST, 11)], ids=["generated", "likeliest"])
-def test_a_single_cell_that_is_killed(tmp_path: Path, arguments: tuple[str, ...], seed: int) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    trials = disturbed(tmp_path / "b", arguments, seed, 3)
-    show(seed, trials)
-    check(tmp_path / "b", undisturbed(tmp_path / "a", arguments))
+def test_a_single_cell_that_is_killed(
+    tmp_path: Path, fresh_database: Path, arguments: tuple[str, ...], seed: int
+) -> None:
+    root = project(tmp_path / "disturbed", fresh_database)
+    show(seed, disturbed(root, arguments, Random(seed), 3))
+    check(root, undisturbed(project(tmp_path / "undisturbed", fresh_database), arguments))
+
+
+ONE_CELL = (*DRAWN, "task=demo_mlc")
+TWO_CELLS = ("-m", *DRAWN, "task=demo_ner,demo_mlc")
+"""Cells of the sweep above, whose predictions are known."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "step", "nth", "moment"),
+    [
+        (ONE_CELL, "tracking.log_result", 1, "after"),  # its result is logged, its end is not
+        (ONE_CELL, "tracking.lifecycle.end_run", 1, "after"),  # its end is on disk, and may not be delivered
+        (ONE_CELL, "attempts.done", 1, "before"),  # MLflow has it all, its note is still there
+        (TWO_CELLS, "tracking.end_run", 1, "before"),
+        (TWO_CELLS, "attempts.done", 2, "before"),
+        (TWO_CELLS, "tracking.log_sweep_table", 1, "before"),  # no cell is left, but the sweep's own run
+        (TWO_CELLS, "tracking.lifecycle.flush", 1, "after"),  # the sweep's run is finished, its note is still there
+    ],
+)
+def test_a_kill_between_two_steps_leaves_nothing_open_and_nothing_is_run_twice(
+    tmp_path: Path,
+    fresh_database: Path,
+    expected: dict[str, bytes],
+    arguments: tuple[str, ...],
+    step: str,
+    nth: int,
+    moment: str,
+) -> None:
+    root = project(tmp_path / "project", fresh_database)
+    killed = start(root, arguments, **kill_at(tmp_path / "killer", step, nth, moment))
+    assert killed.wait(timeout=300) == -signal.SIGKILL, (root / "stderr.log").read_text()
+    assert start(root, arguments).wait(timeout=300) == 0, (root / "stderr.log").read_text()
+    num_cells = 1 if arguments is ONE_CELL else 2
+    found = finished(root)
+    assert len(found) == num_cells
+    check(root, {fingerprint: expected[fingerprint] for fingerprint in found})
+    assert [run.info.status for run in runs(root)] == ["FINISHED"] * (num_cells + (arguments is TWO_CELLS))

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from bioquant.plan import RunPlan
 from bioquant.sweep.cells import SweepPlan
-from bioquant.sweep.preview import Estimate, PlannedCell, checkpoint_sizes, duration, rows, show
+from bioquant.sweep.preview import Estimate, PlannedCell, checkpoint_size, duration, rows, show
 from test_sweep_cells import OUTCOME, planned
 
-REASON = "prompt 'self_consistency' makes no sense for ner tasks (prompt.kinds: re, mlc, qa)"
+REASON = "prompt 'zero_shot' makes no sense for ner tasks (prompt.kinds: re, qa)"
 
 
 def plan() -> SweepPlan:
@@ -19,7 +19,7 @@ def plan() -> SweepPlan:
         ("limit=4",),
         ("limit=4", "task=demo_re"),
         ("limit=4", "quant=bnb_nf4"),
-        *[("task=demo_ner", "prompt=self_consistency", f"seed={seed}") for seed in range(5)],
+        *[("task=demo_ner", "prompt.kinds=[re,qa]", f"seed={seed}") for seed in range(5)],
     )
     return whole.without({whole.cells[1].plan.fingerprint: OUTCOME})
 
@@ -49,11 +49,27 @@ def test_the_plan_in_words() -> None:
     assert ["tiny_random", "none", "1", "1", "5", "4", "2.0", "60", "min"] in lines
     assert ["tiny_random", "bnb_nf4", "1", "4", "2.0", "unknown"] in lines
     assert f"pruned 5: {REASON}\n" in text
-    name = "tiny_random · none · demo_ner · self_consistency"
+    name = "tiny_random · none · demo_ner · zero_shot"
     assert f"  {name}, {name}, {name} and 2 more\n" in text
     assert text.endswith(
         "8 cells: 2 to run in 2 groups that load a model once, 8 examples; 1 finished; 5 pruned. "
         "Time on one device: unknown. Checkpoints to fetch: 10 GiB.\n"
+    )
+
+
+def test_a_model_is_loaded_once_and_what_does_not_fit_takes_no_time() -> None:
+    whole = planned(("limit=4",), ("limit=4", "task=demo_re"), ("limit=4", "quant=bnb_nf4"))
+    text = shown(
+        rows(
+            whole, lambda cell: Estimate(seconds=60, load_s=30, fits=not cell.is_baseline, device="8 GiB of GPU memory")
+        )
+    )
+    lines = [line.split() for line in text.splitlines()]
+    assert ["tiny_random", "none", "2", "8", "-", "-"] in lines
+    assert ["tiny_random", "bnb_nf4", "1", "4", "-", "2", "min"] in lines
+    assert text.endswith(
+        "Time on one device: about 2 min. 2 cells do not fit 8 GiB of GPU memory, and are not in that time: "
+        "tiny_random none.\n"
     )
 
 
@@ -69,7 +85,14 @@ def test_as_json_it_is_a_row_a_cell() -> None:
     assert isinstance(console.file, io.StringIO)
     found = json.loads(console.file.getvalue())
     assert len(found) == 8
-    assert found[0]["expected"] == {"seconds": 3600.0, "memory_mib": 2048, "disk_mib": 10_240}
+    assert found[0]["expected"] == {
+        "seconds": 3600.0,
+        "load_s": 0.0,
+        "memory_mib": 2048,
+        "disk_mib": 10_240,
+        "fits": True,
+        "device": "",
+    }
     assert found[0]["command"] == "run 0"
 
 
@@ -77,12 +100,11 @@ def test_a_hub_model_that_is_not_here_needs_its_parameters_times_their_width(mon
     whole = planned((), ("model=qwen2_5_0_5b",))
     local, hub = (cell.plan for cell in whole.cells)
     monkeypatch.setattr("bioquant.sweep.preview.is_cached", lambda _: False)
-    sizes = checkpoint_sizes(whole.cells)
     assert hub.config.model.num_parameters
-    assert sizes(hub).disk_mib == hub.config.model.num_parameters * 2 / 2**20
-    assert sizes(local).disk_mib is None
+    assert checkpoint_size(hub).disk_mib == hub.config.model.num_parameters * 2 / 2**20
+    assert checkpoint_size(local).disk_mib is None
     monkeypatch.setattr("bioquant.sweep.preview.is_cached", lambda _: True)
-    assert checkpoint_sizes(whole.cells)(hub).disk_mib == 0
+    assert checkpoint_size(hub).disk_mib == 0
 
 
 @pytest.mark.parametrize(

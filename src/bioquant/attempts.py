@@ -7,7 +7,7 @@ notes and locks of their own there.
 
 import json
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,15 @@ def done_since(mark: int) -> set[str]:
     with _done().open("rb") as file:
         file.seek(mark)
         return set(file.read().decode().split())
+
+
+def forget_finished(fingerprints: Iterable[str]) -> None:
+    """Whoever finished these cells may have been killed before it could `forget` them; unless one is under way anew."""
+    for fingerprint in fingerprints:
+        if _note(fingerprint).exists():
+            with turn(fingerprint) as ours:
+                if ours:
+                    forget(fingerprint)
 
 
 def remember(key: str, note: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from bioquant import answering, checkpoints, models, run
+from bioquant import answering, checkpoints, datasets, models, prompts, run
 from bioquant.config import ModelConfig, ModelSource, RunConfig
 from bioquant.engine.batching import shareable
 from bioquant.engine.tokens import PromptTokenizer
@@ -82,7 +82,9 @@ class Reader:
         key = repr((config.task, config.data))
         if key not in self._datasets:
             try:
-                self._datasets[key] = run.read(config)
+                dataset = run.read(config)
+                pool = prompts.clean_pool(dataset.test, dataset.pool)  # once: it looks at every text
+                self._datasets[key] = replace(dataset, pool=pool)
             except DataError:
                 self._datasets[key] = None
         return self._datasets[key]
@@ -120,9 +122,14 @@ def _counted(read: Sequence[Sequence[Message]], written: Sequence[str], tokenize
 
 
 def _texts(config: RunConfig, dataset: Dataset) -> Texts:
+    """Raises ConfigError where the task and the prompting method do not go together."""
     number = len(dataset.test) if config.limit is None else min(config.limit, len(dataset.test))
-    cell = run.prepare(replace(config, limit=min(number, MOST_READ)), dataset)
-    return Texts(number, tuple(example.messages for example in cell.examples))
+    rows = datasets.sample(dataset.test, min(number, MOST_READ), config.seed)
+    system_prompt = config.model.system_prompt
+    examples = prompts.build(
+        rows, dataset.pool, config.task, config.prompt, system_prompt=system_prompt, seed=config.seed
+    )
+    return Texts(number, tuple(example.messages for example in examples))
 
 
 def _vocabulary(model: ModelConfig) -> str:

@@ -70,6 +70,9 @@ def run_single(config: RunConfig, folder: Path) -> tuple[RunPlan, Outcome]:
         found = tracking.finished(store, [cell.fingerprint]) if config.resume else {}
         if found:
             print(f"{cell.name} is finished already: resume=false runs it again", file=sys.stderr, flush=True)
+            # Whoever finished it may have been killed before it could say so, here and to the tracking store.
+            attempts.forget(cell.fingerprint)
+            tracking.flush(store)
             return cell, found[cell.fingerprint]
         run_id = tracking.run_of(folder)
         if run_id is None:

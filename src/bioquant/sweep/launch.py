@@ -15,7 +15,8 @@ from bioquant.sweep.cells import AXES, Cell, SweepPlan, groups, plan_sweep
 from bioquant.sweep.crew import Crew, Sweep
 from bioquant.sweep.devices import Slot
 from bioquant.sweep.display import Display
-from bioquant.sweep.parent import parent_run
+from bioquant.sweep.parent import close_finished, parent_run
+from bioquant.sweep.preview import Estimator
 from bioquant.sweep.queue import CellQueue
 from bioquant.sweep.site import Site
 from bioquant.tables import Row
@@ -24,40 +25,54 @@ MAX_NAMED = 20
 """So many failures are told in full at the end; all of them are in the table `cells.json` of the sweep's run."""
 
 
-def run_sweep(
+def show_plan(
     configs: Sequence[RunConfig],
     commands: Sequence[str],
     folder: Path,
     site: Site,
-    rows: list[Row],
+    estimate: Estimator,
     *,
-    as_json: bool = False,
+    as_json: bool,
 ) -> None:
+    """Plan all cells, show what comes of each, and leave no trace. Raises UserError."""
+    plan = plan_sweep(configs, commands, folder, site.gpus)
+    refuse_empty(plan)
+    plan = without_finished(plan, configs[0], tracking.open_store(configs[0].tracking))
+    remove_empty(folder)
+    preview.show(preview.rows(plan, estimate), Console(), as_json=as_json)
+
+
+def run_sweep(configs: Sequence[RunConfig], commands: Sequence[str], folder: Path, site: Site, rows: list[Row]) -> None:
     """Plan all cells, show the plan, then run what is not finished; `rows` gets a row of each cell that ends.
 
     Raises a UserError before anything runs, CellsFailedError after everything has, KeyboardInterrupt where it was
-    stopped. as_json: of the plan, where it is all that was asked for.
+    stopped.
     """
     first, mark = configs[0], attempts.mark()
     plan = plan_sweep(configs, commands, folder, site.gpus)
     refuse_empty(plan)
     store = tracking.open_store(first.tracking)
-    if first.resume:
-        plan = plan.without(tracking.finished(store, [cell.plan.fingerprint for cell in plan.cells]))
-    planned = preview.rows(plan, preview.checkpoint_sizes(plan.cells))
-    if first.sweep.dry_run or not plan.cells:
-        remove_empty(folder)
-    if first.sweep.dry_run:
-        preview.show(planned, Console(), as_json=as_json)
-        return
-    preview.show(planned, Console(stderr=True))
+    # Before what is finished is looked up: a cell that was killed once its result was logged is closed as FINISHED.
     say_reaped(tracking.reap(store))
+    plan = without_finished(plan, first, store)
+    preview.show(preview.rows(plan, preview.checkpoint_size), Console(stderr=True))
     rows += [tables.row(cell.plan, outcome) for cell, outcome in plan.finished]
+    attempts.forget_finished(cell.plan.fingerprint for cell, _ in plan.finished)
     if plan.cells:
         room = site.slots([device_of(group[0].plan.config, site.gpus) for group in groups(plan.cells)])
         with parent_run(store, plan, folder, mark=mark, anew=not first.resume) as sweep:
             run_cells(sweep, plan.cells, folder, site, room, rows)
+    else:
+        remove_empty(folder)
+        close_finished(store, plan, folder, rows)
     refuse_other_prompts(rows)
+
+
+def without_finished(plan: SweepPlan, config: RunConfig, store: tracking.Store) -> SweepPlan:
+    """The plan of what is to be run; with resume=false that is all of it."""
+    if not config.resume:
+        return plan
+    return plan.without(tracking.finished(store, [cell.plan.fingerprint for cell in plan.cells]))
 
 
 def refuse_empty(plan: SweepPlan) -> None:

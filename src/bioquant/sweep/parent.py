@@ -1,13 +1,14 @@
 """The parent run of a sweep: opened once, and gone on with where the same sweep was interrupted or had failures."""
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from bioquant import attempts, tracking
 from bioquant.sweep.cells import SweepPlan
 from bioquant.sweep.crew import Sweep
+from bioquant.tables import Row
 
 
 @contextmanager
@@ -32,6 +33,20 @@ def parent_run(store: tracking.Store, plan: SweepPlan, folder: Path, *, mark: in
             yield sweep
         if ours:
             attempts.forget(key)
+
+
+def close_finished(store: tracking.Store, plan: SweepPlan, folder: Path, rows: Sequence[Row]) -> None:
+    """All cells are finished: so is the sweep's run, where its process was killed before it could say so."""
+    key = _key(store, plan)
+    with attempts.turn(key) as ours:
+        known = attempts.recall(key) if ours else None
+        if known is None:
+            tracking.flush(store)
+            return
+        tracking.reattach(store, known["run_id"])
+        with tracking.closing(store, known["run_id"], folder):
+            tracking.log_sweep_table(store, known["run_id"], rows)
+        attempts.forget(key)
 
 
 def _key(store: tracking.Store, plan: SweepPlan) -> str:

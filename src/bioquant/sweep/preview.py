@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bioquant.checkpoints import is_cached
-from bioquant.config import Dtype, ModelConfig, ModelSource
+from bioquant.config import Dtype, ModelSource
 from bioquant.plan import RunPlan
 from bioquant.sweep.cells import Cell, SweepPlan
 
@@ -21,13 +21,17 @@ NAMED = 3
 class Estimate:
     """What a cell is expected to take; None where nothing is known.
 
-    seconds: of its work, without loading the model. memory_mib: of its device, at the peak. disk_mib: of the checkpoint
-    that is not on this machine yet; it counts once a model.
+    seconds: of its work, without loading the model, which takes load_s once a group. memory_mib: of its device, at its
+    peak, with one example at a time. disk_mib: of the checkpoint, where it is not on this machine yet; once a model.
+    fits: whether the device holds it. device: for which all of this is said.
     """
 
     seconds: float | None = None
+    load_s: float = 0.0
     memory_mib: float | None = None
     disk_mib: float | None = None
+    fits: bool = True
+    device: str = ""
 
 
 Estimator = Callable[[RunPlan], Estimate]
@@ -50,18 +54,13 @@ class PlannedCell:
     command: str
 
 
-def checkpoint_sizes(cells: Iterable[Cell]) -> Estimator:
-    """Estimates of the disk that each hub model's weights will need, from the number of its parameters."""
-    configs = {cell.plan.config.model.name: cell.plan.config.model for cell in cells}
-    sizes = {name: _to_fetch_mib(model) for name, model in configs.items()}
-    return lambda plan: Estimate(disk_mib=sizes[plan.config.model.name])
-
-
-def _to_fetch_mib(model: ModelConfig) -> float | None:
+def checkpoint_size(plan: RunPlan) -> Estimate:
+    """The disk that a hub model's weights will need, from the number of its parameters; nothing else."""
+    model = plan.config.model
     if model.source is not ModelSource.hub or model.num_parameters is None:
-        return None
+        return Estimate()
     width = 4 if model.dtype is Dtype.float32 else 2
-    return 0.0 if is_cached(model) else model.num_parameters * width / 2**20
+    return Estimate(disk_mib=0.0 if is_cached(model) else model.num_parameters * width / 2**20)
 
 
 def rows(sweep: SweepPlan, estimate: Estimator) -> list[PlannedCell]:
@@ -118,7 +117,7 @@ def _table(planned: Sequence[PlannedCell]) -> Table:
             *(str(number or "") for number in numbers),
             f"{sum(row.num_examples for row in to_run):,}",
             f"{max(memory) / 1024:.1f}" if memory else "-",
-            duration(_seconds(to_run)),
+            _time(to_run),
         )
     return table
 
@@ -139,24 +138,43 @@ def _totals(planned: Sequence[PlannedCell]) -> str:
     if not to_run:
         return f"{len(planned)} cells: all are finished already; resume=false runs them again."
     groups = len({(row.model, row.quant) for row in to_run})
-    disk = {row.model: row.expected.disk_mib for row in to_run}
-    to_fetch = sum(size for size in disk.values() if size is not None)
-    fetched = f" Checkpoints to fetch: {to_fetch / 1024:,.0f} GiB." if to_fetch else ""
     return (
         f"{len(planned)} cells: {len(to_run)} to run in {groups} groups that load a model once, "
         f"{sum(row.num_examples for row in to_run):,} examples; {len(_in_state(planned, 'finished'))} finished; "
-        f"{len(_in_state(planned, 'pruned'))} pruned. Time on one device: {duration(_seconds(to_run))}.{fetched}"
+        f"{len(_in_state(planned, 'pruned'))} pruned. Time on one device: {_about(_time(to_run))}.{_too_large(to_run)}"
+        f"{_to_fetch(to_run)}"
     )
+
+
+def _about(time: str) -> str:
+    return f"about {time}" if time[0].isdigit() else time
+
+
+def _too_large(to_run: Sequence[PlannedCell]) -> str:
+    too_large = [row for row in to_run if not row.expected.fits]
+    if not too_large:
+        return ""
+    models = ", ".join(dict.fromkeys(f"{row.model} {row.quant}" for row in too_large))
+    return f" {len(too_large)} cells do not fit {too_large[0].expected.device}, and are not in that time: {models}."
+
+
+def _to_fetch(to_run: Sequence[PlannedCell]) -> str:
+    sizes = {row.model: row.expected.disk_mib or 0 for row in to_run}
+    return f" Checkpoints to fetch: {sum(sizes.values()) / 1024:,.0f} GiB." if any(sizes.values()) else ""
 
 
 def _in_state(planned: Iterable[PlannedCell], state: str) -> list[PlannedCell]:
     return [row for row in planned if row.state == state]
 
 
-def _seconds(to_run: Iterable[PlannedCell]) -> float | None:
-    """Of all of them; None where one is not known, since the rest says little."""
-    known = [row.expected.seconds for row in to_run]
-    return None if None in known else sum(seconds for seconds in known if seconds is not None)
+def _time(to_run: Iterable[PlannedCell]) -> str:
+    """Of all that fit, each group's model loaded once; unknown where one is not known, since the rest says little."""
+    fitting = [row for row in to_run if row.expected.fits]
+    loads = {(row.model, row.quant): row.expected.load_s for row in fitting}
+    known = [row.expected.seconds for row in fitting if row.expected.seconds is not None]
+    if not fitting:
+        return "-"
+    return duration(sum(known) + sum(loads.values()) if len(known) == len(fitting) else None)
 
 
 def duration(seconds: float | None) -> str:

@@ -7,6 +7,7 @@ driver keeps the MLflow runs, as everywhere.
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ from bioquant.sweep.devices import Slot
 from bioquant.sweep.process import Worker, WorkerDiedError, outcome_of
 
 LOOK_S = 1.0
+
+KNOCK_S = 10.0
+"""How long the head of a cluster may take to accept a connection."""
 
 NODE_S = 90.0
 """How long Ray may take to notice that a node is gone."""
@@ -79,14 +83,22 @@ def _connected(address: str | None) -> Any:
     address = address or os.environ.get("RAY_ADDRESS")
     before = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except OSError as error:
         raise ConfigError(
             f"launcher.address={address}: no Ray cluster answers there. Start one with `ray start --head`, or leave "
             "the address out to run on this machine alone."
         ) from error
     signal.signal(signal.SIGTERM, before)  # Ray takes it for itself
     return ray
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError where nothing listens at `host:port` or `ray://host:port`: Ray itself tries for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), KNOCK_S).close()
 
 
 class Runner:

@@ -136,13 +136,14 @@ def end_run(store: Store, run_id: str, status: Status, error: BaseException | No
 
 @contextmanager
 def closing(store: Store, run_id: str, folder: Path) -> Generator[None]:
-    """End the run with what really happened inside: FINISHED, FAILED with its reason, or KILLED on Ctrl-C.
+    """End the run with what really happened inside: FINISHED, FAILED with its reason, or KILLED.
 
-    Then waits for the delivery, as `flush` does: for a process with one run, or for the parent of a sweep.
+    KILLED is Ctrl-C, SIGTERM, and the exit by which a scheduler's signal ends a job that it queues again. Then waits
+    for the delivery, as `flush` does: for a process with one run, or for the parent of a sweep.
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         end_run(store, run_id, "KILLED")
         raise
     except BaseException as error:

@@ -58,12 +58,17 @@ class Application:
         """
         configs = grid.compose(lambda overrides: to_run_config(one(overrides)), jobs)
         commands = [shlex.join(["bioquant", "run", *overrides]) for overrides in jobs]
-        from bioquant.sweep.launch import run_sweep
+        from bioquant.sweep.launch import run_sweep, show_plan
         from bioquant.sweep.ray_site import RayCluster
         from bioquant.sweep.site import ThisMachine
 
         site = (RayCluster if on_ray else ThisMachine)(configs[0].launcher)
-        run_sweep(configs, commands, folder.resolve(), site, self.rows, as_json=self.as_json)
+        if configs[0].sweep.dry_run:
+            from bioquant.expected import estimator  # torch, and all the prompts: seconds that a start need not wait
+
+            show_plan(configs, commands, folder.resolve(), site, estimator(site.gpus), as_json=self.as_json)
+        else:
+            run_sweep(configs, commands, folder.resolve(), site, self.rows)
 
 
 def main(arguments: Sequence[str]) -> None:
