@@ -270,3 +270,26 @@ def load_option(path: Path, schema: type) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path.name}: {_reason(str(error), error)}") from error
+
+
+def part(group: str, schema: type, overrides: Sequence[str]) -> Any:
+    """A group that no run depends on (`registry`, `serve`): `GROUP=OPTION`, else its default, and `GROUP.KEY=VALUE`.
+
+    Raises ConfigError.
+    """
+    chosen = [override.partition("=")[2] for override in overrides if override.startswith(f"{group}=")]
+    option = chosen[-1] if chosen else "default"
+    if option not in names(group):
+        raise ConfigError(unknown(group, option, names(group)))
+    known = [f"{group}.{key.name}" for key in fields(schema) if key.name != "name"]
+    given = [override for override in overrides if not override.startswith(f"{group}=")]
+    for override in given:
+        key = override.partition("=")[0]
+        if key not in known:
+            raise ConfigError(f"key '{key}' is not known{did_you_mean(key, known)} There are: {', '.join(known)}.")
+    values = OmegaConf.from_dotlist([override.removeprefix(f"{group}.") for override in given])
+    try:
+        base = OmegaConf.structured(load_option(conf_dir() / group / f"{option}.yaml", schema))
+        return OmegaConf.to_object(OmegaConf.merge(base, values))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}.{_reason(str(error), error)}") from error

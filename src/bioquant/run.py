@@ -100,16 +100,17 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
     return plan(config, dataset, tuple(examples))
 
 
-def load(config: RunConfig) -> Loaded:
+def load(config: RunConfig, *, quantized: bool = False) -> Loaded:
     """Plan → load: the quantized model, with the proof that it is one.
 
+    quantized: whether the checkpoint is, by this very recipe.
     Raises DoesNotFitError, ModelError, QuantError.
     """
     device = models.resolve_device(config.engine.device)
     meter = MemoryMeter(device)
     meter.reset()
     capacity.check(config, device)
-    loaded = models.load(config.model, config.quant, config.engine.device)
+    loaded = models.load(config.model, config.quant, config.engine.device, quantized=quantized)
     model, compile_s = ready(loaded, config)
     return Loaded(model, loaded.report, loaded.load_s, compile_s, meter.peak().allocated_mib)
 

@@ -62,20 +62,30 @@ def read(store: Store) -> list[LoggedRun]:
             f"tracking store '{store.uri}' holds no finished cell: log some with bioquant run -m …, or name another "
             "store with --uri and another experiment with tracking.experiment="
         )
-    models = {run.data.params["model"]: run for run in reversed(latest.values())}
+    return described(store, list(latest.values()))
+
+
+def described(store: Store, found: Sequence[Run]) -> list[LoggedRun]:
+    """Finished cells with what their models and machines are, which is looked up once each. Raises TrackingError."""
+    models = {run.data.params["model"]: run for run in reversed(found)}
     facts = {name: _facts(store, run) for name, run in models.items()}
-    machines = {_host(run): run for run in reversed(latest.values())}
+    machines = {_host(run): run for run in reversed(found)}
     named = {host: _machine(store, run) for host, run in machines.items()}
-    return [_logged(run, facts[run.data.params["model"]], named[_host(run)]) for run in latest.values()]
+    return [_logged(run, facts[run.data.params["model"]], named[_host(run)]) for run in found]
 
 
-def _finished(store: Store) -> Iterator[Run]:
+def of_cell(store: Store, cell_id: str) -> list[Run]:
+    """The finished runs of one cell, the latest first."""
+    return list(_finished(store, f"{FINISHED_CELLS} and tags.cell_id = '{cell_id}'"))
+
+
+def _finished(store: Store, condition: str = FINISHED_CELLS) -> Iterator[Run]:
     """Page by page, the latest first."""
     token: str | None = None
     while True:
         page = store.client.search_runs(
             [store.experiment_id],
-            FINISHED_CELLS,
+            condition,
             max_results=PAGE,
             order_by=["attributes.start_time DESC"],
             page_token=token,

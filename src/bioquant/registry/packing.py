@@ -1,0 +1,64 @@
+"""The files of a version: MLflow's pyfunc from code, the recipe, and quantized weights where they are stored."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import mlflow.pyfunc
+from mlflow.entities import LoggedModel
+from mlflow.models import Model
+
+from bioquant import quantization, recipe
+from bioquant.recipe import Recipe
+from bioquant.serving.answerer import RECIPE, WEIGHTS
+from bioquant.serving.model import input_example, signature
+
+RUNTIME = ("bioquant", "torch", "transformers", "accelerate")
+"""Distributions that answering needs, whatever the recipe; their versions are those of the evidence."""
+
+
+def params(made: Recipe) -> dict[str, str]:
+    """What one filters logged models by."""
+    axes = {"model": made.model.name, "quant": made.quant.name, "task": made.task.name, "prompt": made.prompt.name}
+    revision = {"model.revision": made.model.revision} if made.model.revision else {}
+    return {**axes, "model.id": made.model.id, **revision}
+
+
+def store_weights(made: Recipe, folder: Path) -> Path:
+    """Quantize and store, proved by a reload. Raises QuantError, and what loading the model raises."""
+    from bioquant.models import saved  # torch, which only this needs
+
+    saved.store(made.model, made.quant, made.engine.device, folder)
+    return folder
+
+
+def pack(folder: Path, made: Recipe, model: LoggedModel, *, card: str, weights: Path | None) -> None:
+    """Write the version's folder. Nothing in it is pickled: code, JSON, safetensors, and MLflow's own YAML."""
+    written = folder.with_name(RECIPE)
+    recipe.write(made, written)
+    with as_file(files("bioquant.serving") / "model_code.py") as code:
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=code,
+            artifacts={RECIPE: str(written)},
+            signature=signature(made.task),
+            input_example=input_example(made.task),
+            pip_requirements=requirements(made),
+            mlflow_model=Model(
+                artifact_path=model.artifact_location,
+                run_id=model.source_run_id,
+                model_uuid=model.model_id,
+                model_id=model.model_id,
+            ),
+        )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if weights is not None:
+        weights.replace(folder / "artifacts" / WEIGHTS)
+
+
+def requirements(made: Recipe) -> list[str]:
+    """`torch==2.13.0`: versions of the evidence; a build's own suffix (+cpu) is on no package index."""
+    from importlib.metadata import version
+
+    named = [*RUNTIME, *filter(None, [quantization.library(made.quant)])]
+    pins = {"mlflow": version("mlflow")} | {name: made.libraries[name] for name in named if name in made.libraries}
+    return [f"{name}=={pinned.partition('+')[0]}" for name, pinned in pins.items()]
