@@ -62,7 +62,7 @@ start_server() {
   [ -z "${ALLOWED_HOSTS:-}" ] || allowed=(--allowed-hosts "$ALLOWED_HOSTS")
   MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true nohup setsid "$MLFLOW" server \
     --backend-store-uri "$URI" --serve-artifacts --artifacts-destination "$FOLDER/artifacts" \
-    --host "$HOST" --port "$PORT" --workers "$WORKERS" --gunicorn-opts "--threads 4 --keep-alive 30 --no-control-socket" "${allowed[@]}" >>"$FOLDER/mlflow.log" 2>&1 </dev/null &
+    --host "$HOST" --port "$PORT" --workers "$WORKERS" --gunicorn-opts "--threads 4 --keep-alive 30 --graceful-timeout 10 --no-control-socket" "${allowed[@]}" >>"$FOLDER/mlflow.log" 2>&1 </dev/null &
   echo $! >"$FOLDER/mlflow.pid"
   for _ in $(seq 240); do
     answers && return
@@ -82,10 +82,12 @@ case "$VERB" in
     echo "MLflow on http://$HOST:$PORT, its data in $FOLDER"
     ;;
   stop)
-    # The whole process group: the server's workers outlive its first process otherwise.
+    # The whole process group: the server's workers, which hold its port, outlive its first process.
     if server_is_up; then
-      kill -- "-$(cat "$FOLDER/mlflow.pid")"
-      for _ in $(seq 100); do server_is_up || break; sleep 0.1; done
+      group=$(cat "$FOLDER/mlflow.pid")
+      kill -- "-$group"
+      for _ in $(seq 150); do kill -0 -- "-$group" 2>/dev/null || break; sleep 0.1; done
+      kill -KILL -- "-$group" 2>/dev/null || true
     fi
     rm -f "$FOLDER/mlflow.pid"
     if database_is_up; then as_database "$PG_BIN/pg_ctl" -D "$DATABASE" -m fast -w stop >/dev/null; fi

@@ -80,7 +80,7 @@ MISTAKES = [
     (["quant.double_quant=maybe"], "quant.double_quant='maybe' is not true or false."),
     (["engine.device=gpu"], "engine.device 'gpu' is not known; did you mean 'cpu'? Choose from: auto, cpu, cuda."),
     (["limit=0"], "limit=0 is not allowed: give a whole number of at least 1, or leave it out to take all."),
-    (["engine.batch_size=0"], "engine.batch_size=0 is not allowed: give a whole number of at least 1."),
+    (["engine.batch=0"], "engine.batch=0 is not allowed: give auto, or a whole number of at least 1."),
     (["prompt.num_shots=-1"], "prompt.num_shots=-1 is not allowed: give 0 or more."),
     (
         ["prompt.num_samples=5"],
@@ -150,7 +150,7 @@ def test_an_option_read_alone_is_held_against_its_schema(tmp_path: Path) -> None
 
 def test_known_keys_cover_the_schema() -> None:
     keys = set(ours.known_keys())
-    assert {"limit", "model.dtype", "quant.compute_dtype", "task.test.paths", "engine.batch_size"} <= keys
+    assert {"limit", "model.dtype", "quant.compute_dtype", "task.test.paths", "engine.batch"} <= keys
     assert OmegaConf.structured(RunConfig).keys() <= keys
 
 
@@ -161,7 +161,7 @@ def axes(config: RunConfig) -> tuple[str, ...]:
 SWEEPS = [
     ["model=tiny_random,smollm2_135m", "quant=none,bnb_nf4", "task=demo_qa,demo_re", "limit=3"],
     ["model=tiny_random", "model.dtype=float16,bfloat16", "seed=range(1,4)"],
-    ["task=glob(demo_*)", "engine.batch_size=1,2", "engine.max_new_tokens=3,4"],
+    ["task=glob(demo_*)", "engine.batch=1,2", "engine.max_new_tokens=3,4"],
     ["experiment=quickstart", "quant=none"],
 ]
 

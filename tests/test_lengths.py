@@ -10,7 +10,8 @@ from bioquant.config import ModelSource
 from bioquant.engine.batching import shareable
 from bioquant.engine.tokens import PromptTokenizer
 from bioquant.errors import ConfigError
-from bioquant.lengths import ASSUMED, CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, Reader, Source
+from bioquant.estimates import CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS
+from bioquant.lengths import ASSUMED, Reader, Source
 from test_compose import composed
 
 

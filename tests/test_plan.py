@@ -32,7 +32,7 @@ def cell_id(config: RunConfig) -> str:
         "task=demo_re",
         "task.instruction=other",
         "prompt=one_shot",
-        "engine.batch_size=4",
+        "engine.batch=4",
         "engine.max_new_tokens=3",
         "limit=3",
         "seed=1",

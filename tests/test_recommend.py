@@ -147,6 +147,12 @@ def test_what_was_not_measured_is_not_taken_for_granted() -> None:
     )
 
 
+def test_a_median_over_the_limit_needs_no_p95() -> None:
+    timed = replace(cell(900), metrics={"memory/peak_device_mib": 1000.0, "latency/example_ms_p50": 150.0})
+    [shortfall] = only_task(timed, policy=replace(POLICY, latency_p95_ms=100)).candidates[0].unmet
+    assert shortfall.text == "its median latency is 150 ms, over the 100 ms allowed"
+
+
 def test_a_quant_without_a_baseline_is_open_unless_any_loss_is_tolerated() -> None:
     alone = cell(900, "nf4")
     choice = only_task(alone)

@@ -1,5 +1,6 @@
 """Reading a real tracking store back, and logging what was concluded."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from bioquant.compare import Refusal
 from bioquant.config import TrackingConfig
 from bioquant.errors import TrackingError
 from bioquant.evidence import Answered, ModelFacts
+from conftest import Command
 from generated import Cell, log
+from test_tracking import QUICK, free_port, serving
 
 TARGETS = ["yes", "no", "maybe"]
 CELL = Cell(targets=TARGETS, answers=TARGETS, num_test=30)
@@ -152,3 +155,22 @@ def test_a_conclusion_is_a_finished_run_linked_to_its_evidence(config: TrackingC
     assert ",".join(tags[f"evidence.{number}"] for number in range(3)).split(",") == evidence_ids
     assert [item.path for item in store.client.list_artifacts(run_id)] == ["report.md"]
     assert len(runs.read(store)) == 1
+
+
+@pytest.mark.slow
+def test_a_server_is_read_over_http_and_its_files_are_fetched_once(bioquant: Command, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/m.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(port), "--workers", "1"]
+    with serving(command, port, tmp_path) as uri:
+        here = {"root": tmp_path, "MLFLOW_TRACKING_URI": uri, "BIOQUANT_CACHE": str(tmp_path / "cache")}
+        assert bioquant("run", "-m", "quant=none,bnb_int8", *QUICK, **here).returncode == 0
+        first = bioquant("recommend", "--json", **here)
+        assert first.returncode == 0, first.stderr
+        kept = sorted((tmp_path / "cache" / "runs").rglob("predictions.parquet"))
+        written = [path.stat().st_mtime_ns for path in kept]
+        assert len(kept) == 2
+        assert bioquant("recommend", "--json", **here).stdout == first.stdout
+        assert [path.stat().st_mtime_ns for path in kept] == written
+        found = MlflowClient(uri).search_runs(["1"], "tags.`bioquant.kind` = 'recommendation'")
+        assert [run.info.status for run in found] == ["FINISHED", "FINISHED"]

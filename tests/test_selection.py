@@ -34,8 +34,8 @@ def test_filters_and_settings_are_told_apart() -> None:
             "limit, seed, device; settings are policy=… and policy.KEY=…, tracking=… and tracking.KEY=….",
         ),
         (
-            "engine.batch_size=4",
-            "key 'engine.batch_size' is not known. Runs are chosen by model, quant, task, prompt, sweep_id, "
+            "engine.batch=4",
+            "key 'engine.batch' is not known. Runs are chosen by model, quant, task, prompt, sweep_id, "
             "limit, seed, device; settings are policy=… and policy.KEY=…, tracking=… and tracking.KEY=….",
         ),
     ],

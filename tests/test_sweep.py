@@ -232,7 +232,7 @@ def test_a_sweep_that_is_told_to_stop_at_once_leaves_no_run_running(tmp_path: Pa
 
 @pytest.mark.slow
 def test_ctrl_c_once_finishes_the_examples_in_flight_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    overrides = ("engine.batch_size=4", "engine.max_new_tokens=20", "limit=24")
+    overrides = ("engine.batch=4", "engine.max_new_tokens=20", "limit=24")
     process = endless(tmp_path, *overrides)
     wait_for(tmp_path, "multirun/*/0/journal.jsonl")
     process.send_signal(signal.SIGINT)

@@ -6,10 +6,10 @@ import pytest
 
 from bioquant.config import RunConfig
 from bioquant.errors import QuantError
+from bioquant.hardware import Gpu
 from bioquant.plan import plan
 from bioquant.records import Outcome
 from bioquant.sweep.cells import Cell, SweepPlan, groups, order, plan_sweep
-from bioquant.sweep.devices import Gpu
 from test_compose import composed
 from test_plan import DATASET
 

@@ -4,9 +4,9 @@ import pytest
 
 from bioquant.config import Device
 from bioquant.errors import ConfigError
+from bioquant.hardware import Gpu
 from bioquant.launching import LauncherConfig
-from bioquant.sweep.devices import Gpu, Slot, capability_of, chosen, device_of, slots, visible_gpus
-from test_compose import composed
+from bioquant.sweep.devices import Slot, chosen, slots
 
 GPUS = [Gpu(str(number), 8.0) for number in range(4)]
 ONLY_GPUS, ONLY_CPU, BOTH = {Device.cuda}, {Device.cpu}, {Device.cuda, Device.cpu}
@@ -83,82 +83,3 @@ def test_too_few_gpus_for_a_worker(gpus: list[Gpu], here: str) -> None:
         f"launcher.gpus_per_worker=2 but the GPUs to use are: {here}. "
         "Lower it, name more in launcher.devices, or set engine.device=cpu."
     )
-
-
-class Driver:
-    """A driver's library with two GPUs, as pynvml shows it."""
-
-    class NVMLError(Exception):
-        pass
-
-    @staticmethod
-    def nvmlInit() -> None:
-        pass
-
-    @staticmethod
-    def nvmlDeviceGetCount() -> int:
-        return 2
-
-    @staticmethod
-    def nvmlDeviceGetHandleByIndex(index: int) -> float:
-        return [8.0, 9.0][index]
-
-    @classmethod
-    def nvmlDeviceGetHandleByUUID(cls, uuid: str) -> float:
-        if uuid.startswith("MIG"):
-            raise cls.NVMLError
-        return 8.9
-
-    @staticmethod
-    def nvmlDeviceGetCudaComputeCapability(handle: float) -> tuple[int, int]:
-        return int(handle), round(handle % 1 * 10)
-
-
-@pytest.mark.parametrize(
-    ("variable", "expected"),
-    [
-        (None, [Gpu("0", 8.0), Gpu("1", 9.0)]),
-        ("1", [Gpu("1", 9.0)]),
-        ("GPU-abc,MIG-def", [Gpu("GPU-abc", 8.9), Gpu("MIG-def", None)]),
-        ("", []),
-        ("-1", []),
-    ],
-)
-def test_what_this_process_may_not_use_is_not_counted(
-    variable: str | None, expected: list[Gpu], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bioquant.sweep.devices.pynvml", Driver)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    assert visible_gpus() == expected
-
-
-def test_no_driver_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Absent(Driver):
-        @classmethod
-        def nvmlInit(cls) -> None:
-            raise cls.NVMLError
-
-    monkeypatch.setattr("bioquant.sweep.devices.pynvml", Absent)
-    assert visible_gpus() == []
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "expected"),
-    [
-        ("auto", GPUS, Device.cuda),
-        ("auto", [], Device.cpu),
-        ("cpu", GPUS, Device.cpu),
-        ("cuda", [], Device.cuda),
-    ],
-)
-def test_where_a_cell_runs(device: str, gpus: list[Gpu], expected: Device) -> None:
-    assert device_of(composed(f"engine.device={device}"), gpus) is expected
-
-
-def test_the_least_capable_gpu_counts_and_an_unknown_one_says_nothing() -> None:
-    assert capability_of(Device.cuda, [Gpu("0", 9.0), Gpu("1", 8.0)]) == 8.0
-    assert capability_of(Device.cuda, [Gpu("0", 9.0), Gpu("1")]) is None
-    assert capability_of(Device.cuda, []) is None
-    assert capability_of(Device.cpu, [Gpu("0", 9.0)]) is None

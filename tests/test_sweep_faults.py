@@ -19,7 +19,7 @@ GRID = (
     "-m",
     "model=tiny_random",
     "limit=4",
-    "engine.batch_size=2",
+    "engine.batch=2",
     "engine.max_new_tokens=4",
     "prompt.reasoning_tokens=4",
     "measure.latency_examples=0",

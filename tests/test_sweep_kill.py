@@ -18,7 +18,7 @@ from mlflow.entities import Run
 SMALL = (
     "model=tiny_random",
     "limit=10",
-    "engine.batch_size=2",
+    "engine.batch=2",
     "engine.max_new_tokens=12",
     "measure.latency_examples=0",
     "measure.bootstrap_resamples=50",
@@ -53,13 +53,14 @@ class Kill:
 
 
 def start(root: Path, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [Path(sys.executable).with_name("bioquant"), "run", *arguments],
-        cwd=root,
-        env={**os.environ, "BIOQUANT_ROOT": str(root)},
-        stdout=subprocess.DEVNULL,
-        stderr=(root / "stderr.log").open("ab"),
-    )
+    with (root / "stderr.log").open("ab") as log:
+        return subprocess.Popen(
+            [Path(sys.executable).with_name("bioquant"), "run", *arguments],
+            cwd=root,
+            env={**os.environ, "BIOQUANT_ROOT": str(root)},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
 
 
 def undisturbed(root: Path, arguments: tuple[str, ...]) -> dict[str, bytes]:

@@ -130,7 +130,9 @@ def test_the_deployed_server_stops_and_starts_with_its_data(deployed: Path) -> N
 
     def server(verb: str) -> str:
         command = [SERVER, verb, deployed]
-        return subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=200).stdout
+        done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, (verb, done.stdout, done.stderr, (deployed / "mlflow.log").read_text()[-2000:])
+        return done.stdout
 
     before = MlflowClient(f"http://127.0.0.1:{port}").create_experiment("kept")
     assert server("status") == f"PostgreSQL: up\nMLflow: up on port {port}\n"

@@ -121,14 +121,19 @@ def fitting(config: RunConfig, example: Example, model: LanguageModel) -> Exampl
 
 def room(config: RunConfig) -> int:
     """The tokens the model's context leaves for a prompt."""
-    return config.model.context_length - settings(config).max_new_tokens
+    return config.model.context_length - max_new_tokens(config)
+
+
+def max_new_tokens(config: RunConfig) -> int:
+    """The answer's token limit, reasoning included."""
+    answer_tokens = config.engine.max_new_tokens or config.task.max_new_tokens
+    return answer_tokens + (config.prompt.reasoning_tokens if config.prompt.chain_of_thought else 0)
 
 
 def settings(config: RunConfig) -> GenerationSettings:
-    """How the engine generates in this cell."""
-    answer_tokens = config.engine.max_new_tokens or config.task.max_new_tokens
+    """How the engine generates in this cell, whose batch is decided."""
     return GenerationSettings(
-        max_new_tokens=answer_tokens + (config.prompt.reasoning_tokens if config.prompt.chain_of_thought else 0),
+        max_new_tokens=max_new_tokens(config),
         limits=limits(config),
         num_samples=config.prompt.num_samples,
         temperature=config.prompt.temperature,
@@ -138,5 +143,7 @@ def settings(config: RunConfig) -> GenerationSettings:
 
 
 def limits(config: RunConfig) -> Limits:
-    """How much goes through the model at once in this cell."""
-    return Limits(rows=config.engine.batch_size, prefill_tokens=config.engine.prefill_tokens)
+    """How much goes through the model at once in this cell, whose batch is decided."""
+    engine = config.engine
+    assert isinstance(engine.batch, int)
+    return Limits(rows=engine.batch, tokens=engine.batch_tokens, prefill_tokens=engine.prefill_tokens)

@@ -1,21 +1,26 @@
 """What fits a device: the largest batch, whether a model fits at all and what would instead, a sweep's batch."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from bioquant import compose, memory, quantization
+from bioquant import answering, compose, memory, models, quantization
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod, RunConfig, WeightFormat
-from bioquant.engine.batching import Limits
+from bioquant.engine.batching import Limits, row_width
 from bioquant.errors import DoesNotFitError, ModelError, QuantError
+from bioquant.estimates import characters_per_token, estimated
 from bioquant.measure import available
 from bioquant.memory import Anatomy, BatchShape
 from bioquant.plan import BASELINE
+from bioquant.records import Example
 
 GIB = 2**30
 
 MOST_ROWS = {Device.cuda: 128, Device.cpu: 16}
 """Rows beyond which a batch gains little: on a CPU a product of 16 rows is bound by arithmetic already."""
+
+UNKNOWN_ROWS = 8
+"""Where the architecture, and so the memory, is not known before loading."""
 
 MARGIN = 0.95
 """Of a device's memory, what a batch is planned for: a prediction is meant to be within 5 % of what is measured."""
@@ -51,6 +56,38 @@ def decide_batch(model: ModelConfig, row: BatchShape, device: Device, available_
     most = max(1, safe, bold // 2)
     tokens = 2 ** (most.bit_length() - 1) * row.width
     return Limits(rows=MOST_ROWS[device], tokens=tokens, prefill_tokens=row.prefill_tokens)
+
+
+def decided(config: RunConfig, examples: Sequence[Example]) -> RunConfig:
+    """The cell with `engine.batch=auto` made a number of rows and of tokens; as it is where the batch is given.
+
+    Prompt lengths are estimated from characters: the batch must not depend on which tokenizers this machine holds.
+    """
+    if config.engine.batch != "auto":
+        return config
+    device = Device(models.resolve_device(config.engine.device).partition(":")[0])
+    assert config.engine.batch_memory_gib is not None
+    try:
+        size = config.engine.batch_memory_gib * GIB
+        limits = decide_batch(config.model, longest_row(config, examples), device, size)
+    except ModelError:  # an architecture that is not known before loading
+        limits = Limits(rows=UNKNOWN_ROWS)
+    return replace(config, engine=replace(config.engine, batch=limits.rows, batch_tokens=limits.tokens))
+
+
+def longest_row(config: RunConfig, examples: Sequence[Example]) -> BatchShape:
+    """One row of the longest prompt, no longer than the model's context leaves room for."""
+    texts = ["".join(message.content for message in example.messages) for example in examples]
+    found = estimated(texts, characters_per_token(config.model))
+    longest = min(found.longest, answering.room(config))
+    shared = min(found.shared, longest - 1)
+    return BatchShape(
+        rows=1,
+        shared=shared,
+        prompt=longest - shared,
+        width=row_width(longest - shared + answering.max_new_tokens(config)),
+        prefill_tokens=config.engine.prefill_tokens,
+    )
 
 
 def largest_batch(shape: Anatomy, quant: QuantConfig, row: BatchShape, device: Device, available_bytes: int) -> int:
@@ -94,8 +131,8 @@ def _instead(config: RunConfig, device: Device, room: int) -> str:
     """The nearest recipe and the nearest model that fit, as overrides."""
     nearest = [_fit(f"quant={quant.name}", config.model, quant, device) for quant in _recipes(config.model, device)]
     recipe = max((fit for fit in nearest if fit[0] <= room), default=None)
-    models = [_fit(f"model={model.name}", model, config.quant, device) for model in _models(config.model)]
-    model = next((fit for fit in models if fit[0] <= room), None)
+    fits = [_fit(f"model={model.name}", model, config.quant, device) for model in _models(config.model)]
+    model = next((fit for fit in fits if fit[0] <= room), None)
     found = [f"{override} ({gib(needed)})" for needed, override in filter(None, (recipe, model))]
     return f"choose {' or '.join(found)}." if found else "no recipe and no model here is small enough."
 
@@ -117,8 +154,8 @@ def _recipes(model: ModelConfig, device: Device) -> Iterator[QuantConfig]:
 
 def _models(model: ModelConfig) -> list[ModelConfig]:
     """Those that state their architecture, by likeness: of the same family, of the same domain, the largest."""
-    models: dict[str, ModelConfig] = compose.options("model", ModelConfig)
-    known = [other for other in models.values() if other.architecture and other.source is not ModelSource.random]
+    options: dict[str, ModelConfig] = compose.options("model", ModelConfig)
+    known = [other for other in options.values() if other.architecture and other.source is not ModelSource.random]
 
     def likeness(other: ModelConfig) -> tuple[bool, bool, int]:
         return other.family == model.family, other.domain is model.domain, other.num_parameters or 0

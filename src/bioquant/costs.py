@@ -100,14 +100,14 @@ def cell_seconds(config: RunConfig, lengths: Lengths, shape: Anatomy, rows: int,
     A quantized model is taken to be as fast as its baseline. rows: that ride together.
     """
     assert lengths.num_examples is not None
-    settings, measured = answering.settings(config), config.measure
+    limit, measured = answering.max_new_tokens(config), config.measure
     tokens = lengths.shared + lengths.num_examples * lengths.mean
-    groups = ceil(lengths.num_examples * settings.num_samples / rows)
+    groups = ceil(lengths.num_examples * config.prompt.num_samples / rows)
     for size in filter(None, (1, measured.latency_batch_size) if measured.latency_examples else ()):
         probed = ceil(measured.latency_examples / size) + measured.latency_warmup
         groups += probed
         tokens += probed * size * (lengths.shared + lengths.mean)
-    return seconds(shape, tokens, groups * settings.max_new_tokens, SPEEDS[device])
+    return seconds(shape, tokens, groups * limit, SPEEDS[device])
 
 
 def seconds(shape: Anatomy, tokens: float, steps: float, speed: Speed) -> float:

@@ -130,7 +130,7 @@ def cell(config: RunConfig, lengths: Lengths, aim: Target, runs: History) -> Cel
         task=config.task.name,
         prompt=config.prompt.name,
         lengths=lengths,
-        max_new_tokens=answering.settings(config).max_new_tokens,
+        max_new_tokens=answering.max_new_tokens(config),
         memory=predicted,
         largest_batch=batch,
         cards=verdicts(memory.predict_shape(shape, config.quant, row, Device.cuda).peak_device),
@@ -148,7 +148,7 @@ def one_row(config: RunConfig, lengths: Lengths) -> BatchShape:
         rows=1,
         shared=lengths.shared,
         prompt=lengths.longest,
-        width=row_width(lengths.longest + answering.settings(config).max_new_tokens),
+        width=row_width(lengths.longest + answering.max_new_tokens(config)),
         prefill_tokens=config.engine.prefill_tokens,
     )
 
@@ -173,5 +173,5 @@ def _seconds(
         return None
     if found is not None:
         return lengths.num_examples / found.examples_per_s
-    rows = min(rows, config.engine.batch_size)
+    rows = rows if config.engine.batch == "auto" else min(rows, int(config.engine.batch))
     return costs.cell_seconds(config, lengths, memory.anatomy(config.model), rows, device)

@@ -6,9 +6,10 @@ from enum import StrEnum
 
 from bioquant import answering, checkpoints, models, run
 from bioquant.config import ModelConfig, ModelSource, RunConfig
-from bioquant.engine.batching import FEWEST_SHARED, common_prefix, shareable
+from bioquant.engine.batching import shareable
 from bioquant.engine.tokens import PromptTokenizer
 from bioquant.errors import DataError
+from bioquant.estimates import Tokens, estimated
 from bioquant.records import Dataset, Message
 
 MOST_READ = 1000
@@ -16,12 +17,6 @@ MOST_READ = 1000
 
 MOST_COUNTED = 100
 """Of these the longest, whose tokens are counted one by one."""
-
-CHARACTERS_PER_TOKEN = 3.5
-"""Where no tokenizer is here. SmolLM2's has 3.5 to 4.8 on the benchmark tasks: an estimate is rather too long."""
-
-TEMPLATE_TOKENS = 40
-"""What a chat template adds to an estimate."""
 
 
 class Source(StrEnum):
@@ -103,7 +98,7 @@ class Reader:
 def measure(texts: Texts, tokenizer: PromptTokenizer | None, room: int) -> Lengths:
     """The lengths of these prompts; one that is longer than there is room for counts as shortened."""
     written = ["".join(message.content for message in prompt) for prompt in texts.read]
-    found = _estimated(written) if tokenizer is None else _counted(texts.read, written, tokenizer)
+    found = estimated(written) if tokenizer is None else _counted(texts.read, written, tokenizer)
     shared = min(found.shared, room - 1)
     characters = sum(map(len, written)) * texts.num_examples // len(written)
     return Lengths(
@@ -116,28 +111,12 @@ def measure(texts: Texts, tokenizer: PromptTokenizer | None, room: int) -> Lengt
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    """Tokens that all prompts begin with, those of the longest whole prompt, and tokens a character."""
-
-    shared: int
-    longest: int
-    per_character: float
-
-
-def _estimated(written: Sequence[str]) -> _Tokens:
-    ends = [min(written).encode(), max(written).encode()]  # what these two begin with, all in between do
-    shared = int(common_prefix(ends) / CHARACTERS_PER_TOKEN) if len(written) > 1 else 0
-    longest = int(max(map(len, written)) / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS
-    return _Tokens(shared if shared >= FEWEST_SHARED else 0, longest, 1 / CHARACTERS_PER_TOKEN)
-
-
-def _counted(read: Sequence[Sequence[Message]], written: Sequence[str], tokenizer: PromptTokenizer) -> _Tokens:
+def _counted(read: Sequence[Sequence[Message]], written: Sequence[str], tokenizer: PromptTokenizer) -> Tokens:
     """Of the longest prompts."""
     longest_first = sorted(range(len(written)), key=lambda index: -len(written[index]))[:MOST_COUNTED]
     ids = [tokenizer.encode(tokenizer.text(read[index])) for index in longest_first]
     per_character = sum(map(len, ids)) / sum(len(written[index]) for index in longest_first)
-    return _Tokens(shareable(ids), max(map(len, ids)), per_character)
+    return Tokens(shareable(ids), max(map(len, ids)), per_character)
 
 
 def _texts(config: RunConfig, dataset: Dataset) -> Texts:

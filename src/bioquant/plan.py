@@ -104,7 +104,9 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
         "template_version": TEMPLATE_VERSION,
         "engine": {
             "name": config.engine.name,
-            "batch_size": config.engine.batch_size,
+            "batch": config.engine.batch,
+            "batch_memory_gib": config.engine.batch_memory_gib,
+            "batch_tokens": config.engine.batch_tokens,
             "prefill_tokens": config.engine.prefill_tokens,
             "compile": config.engine.compile,
             "scoring": config.engine.scoring,

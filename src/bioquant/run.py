@@ -14,6 +14,7 @@ from bioquant import (
     attempts,
     capacity,
     datasets,
+    hardware,
     measure,
     models,
     places,
@@ -97,7 +98,8 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
     examples = prompts.build(
         rows, pool, config.task, config.prompt, system_prompt=config.model.system_prompt, seed=config.seed
     )
-    return plan(config, dataset, tuple(examples))
+    cell = plan(hardware.with_budget(config, hardware.visible_gpus()), dataset, tuple(examples))
+    return replace(cell, config=capacity.decided(cell.config, examples))
 
 
 def load(config: RunConfig, *, quantized: bool = False) -> Loaded:

@@ -1,6 +1,7 @@
 """MLflow, read back: finished cells with their predictions, and the runs that hold what was concluded from them."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,9 @@ from bioquant.config import TrackingConfig
 from bioquant.errors import TrackingError
 from bioquant.evidence import Answered, ExampleSet, LoggedRun, ModelFacts, gather
 from bioquant.tracking import Store, closing, open_store
+
+# MLflow prints a run's address to stdout when it ends: in the midst of what --json prints.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 PAGE = 1000
 """Runs a search gives at once."""

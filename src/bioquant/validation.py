@@ -6,40 +6,6 @@ from bioquant.config import PolicyConfig, RunConfig
 from bioquant.errors import ConfigError
 
 
-def check(config: RunConfig) -> None:
-    """Ranges the types cannot say. Raises ConfigError."""
-    check_policy(config.policy)
-    at_least_one = {
-        "engine.batch_size": config.engine.batch_size,
-        "engine.prefill_tokens": config.engine.prefill_tokens,
-        "task.max_new_tokens": config.task.max_new_tokens,
-        "prompt.num_samples": config.prompt.num_samples,
-        "launcher.gpus_per_worker": config.launcher.gpus_per_worker,
-        "launcher.cpu_workers": config.launcher.cpu_workers,
-        "launcher.cpus_per_worker": config.launcher.cpus_per_worker,
-    }
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise ConfigError(f"{key}={value} is not allowed: give a whole number of at least 1.")
-    if config.limit is not None and config.limit < 1:
-        raise ConfigError(
-            f"limit={config.limit} is not allowed: give a whole number of at least 1, or leave it out to take all."
-        )
-    for key, value in {
-        "prompt.num_shots": config.prompt.num_shots,
-        "measure.latency_examples": config.measure.latency_examples,
-        "measure.latency_batch_size": config.measure.latency_batch_size,
-    }.items():
-        if value < 0:
-            raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")
-    check_devices(config.launcher.devices)
-    if config.prompt.num_samples > 1 and config.prompt.temperature <= 0:
-        raise ConfigError(
-            f"prompt.num_samples={config.prompt.num_samples} needs prompt.temperature above 0: "
-            "greedy decoding gives the same answer each time."
-        )
-
-
 def check_policy(policy: PolicyConfig) -> None:
     """Ranges the types cannot say. Raises ConfigError."""
     loss = policy.max_quality_loss
@@ -58,6 +24,47 @@ def check_policy(policy: PolicyConfig) -> None:
     for key, value in above_zero.items():
         if value is not None and value <= 0:
             raise ConfigError(f"policy.{key}={value} is not allowed: give a number above 0.")
+
+
+def check(config: RunConfig) -> None:
+    """Ranges the types cannot say. Raises ConfigError."""
+    check_policy(config.policy)
+    at_least_one = {
+        "engine.prefill_tokens": config.engine.prefill_tokens,
+        "task.max_new_tokens": config.task.max_new_tokens,
+        "prompt.num_samples": config.prompt.num_samples,
+        "launcher.gpus_per_worker": config.launcher.gpus_per_worker,
+        "launcher.cpu_workers": config.launcher.cpu_workers,
+        "launcher.cpus_per_worker": config.launcher.cpus_per_worker,
+    }
+    for key, value in at_least_one.items():
+        if value < 1:
+            raise ConfigError(f"{key}={value} is not allowed: give a whole number of at least 1.")
+    if config.limit is not None and config.limit < 1:
+        raise ConfigError(
+            f"limit={config.limit} is not allowed: give a whole number of at least 1, or leave it out to take all."
+        )
+    for key, value in {
+        "prompt.num_shots": config.prompt.num_shots,
+        "measure.latency_examples": config.measure.latency_examples,
+        "measure.latency_batch_size": config.measure.latency_batch_size,
+        "engine.audit": config.engine.audit,
+    }.items():
+        if value < 0:
+            raise ConfigError(f"{key}={value} is not allowed: give 0 or more.")
+    check_devices(config.launcher.devices)
+    check_batch(config.engine.batch)
+    if config.prompt.num_samples > 1 and config.prompt.temperature <= 0:
+        raise ConfigError(
+            f"prompt.num_samples={config.prompt.num_samples} needs prompt.temperature above 0: "
+            "greedy decoding gives the same answer each time."
+        )
+
+
+def check_batch(batch: int | str) -> None:
+    """Raises ConfigError for what is neither `auto` nor a number of rows."""
+    if batch != "auto" and (isinstance(batch, str) or batch < 1):
+        raise ConfigError(f"engine.batch={batch} is not allowed: give auto, or a whole number of at least 1.")
 
 
 def check_devices(devices: object) -> None:

@@ -19,12 +19,14 @@ class Limits:
     """How much may ride together.
 
     rows: samples of prompts. tokens: rows times the width of a row, what the key-value cache has room for; None is any
-    number. prefill_tokens: of prompts that are read in one forward pass.
+    number. prefill_tokens: of prompts that are read in one forward pass. share: whether tokens that all prompts begin
+    with are read once for all.
     """
 
     rows: int
     tokens: int | None = None
     prefill_tokens: int = 8192
+    share: bool = True
 
 
 def batches(

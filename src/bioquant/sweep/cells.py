@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bioquant import datasets, places, prompts, quantization
 from bioquant.config import RunConfig
+from bioquant.hardware import Gpu, capability_of, device_of, with_budget
 from bioquant.plan import RunPlan, plan
 from bioquant.records import Dataset, Outcome
-from bioquant.sweep.devices import Gpu, capability_of, device_of
 
 AXES = ("model", "quant", "task", "prompt")
 
@@ -71,7 +71,7 @@ def plan_sweep(configs: Sequence[RunConfig], commands: Sequence[str], folder: Pa
             dataset = datasets.load(config.task, places.data_root(config.data.root))
             read[key] = dataset, len(prompts.clean_pool(dataset.test, dataset.pool))
         dataset, num_pool = read[key]
-        cell = Cell(plan(config, dataset), folder / str(number), command)
+        cell = Cell(plan(with_budget(config, gpus), dataset), folder / str(number), command)
         reason = unmet(config, num_pool, gpus) or _again(cell, seen)
         if reason is None:
             cells.append(cell)

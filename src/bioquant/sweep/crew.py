@@ -61,11 +61,13 @@ class Crew:
 
     def _work(self, desk: Desk) -> None:
         """One slot's life: cell after cell, until none is left for it."""
+        group = None
         try:
             while not self.stopped.is_set():
-                cell = self._queue.take(desk.slot.device, desk.group)
+                cell = self._queue.take(desk.slot.device, group)
                 if cell is None:
                     return
+                group = cell.group
                 with attempts.turn(cell.plan.fingerprint) as ours:
                     if ours:
                         self._settle(desk, cell)

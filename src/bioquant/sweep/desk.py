@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from bioquant.compose import to_mapping
@@ -14,7 +15,8 @@ MAX_LOSSES = 3
 """A cell that was lost with so many nodes is given up."""
 
 Hire = Callable[[Slot, threading.Event], Worker]
-"""Starts a worker in a slot; raises KeyboardInterrupt where the sweep is stopped before there is room for it."""
+"""Starts a worker in a slot. Raises KeyboardInterrupt where the sweep is stopped before there is room for it, and
+WorkerDiedError where that room is lost before it could begin."""
 
 
 class Desk:
@@ -22,17 +24,26 @@ class Desk:
 
     def __init__(self, slot: Slot, hire: Hire, stopping: threading.Event) -> None:
         self.slot = slot
-        self.group: tuple[str, str] | None = None
+        self._group: tuple[str, str] | None = None
         self._hire, self._stopping = hire, stopping
         self._worker: Worker | None = None
         self._killed = False
 
     def seat(self, cell: Cell) -> None:
-        """Have a worker for this cell: a group gets one of its own, and a dead one is replaced."""
-        if self._worker is not None and self.group == cell.group and self._worker.alive():
+        """Have a worker for this cell: a group gets one of its own, and a dead one is replaced.
+
+        Raises WorkerDiedError where its place was lost again and again before it could begin.
+        """
+        if self._worker is not None and self._group == cell.group and self._worker.alive():
             return
         self.close()
-        self._worker, self.group = self._hire(self.slot, self._stopping), cell.group
+        for losses in count():
+            try:
+                self._worker, self._group = self._hire(self.slot, self._stopping), cell.group
+                return
+            except WorkerDiedError:
+                if losses == MAX_LOSSES:
+                    raise
 
     def ask(self, cell: Cell, run_id: str, advance: Callable[[int], None], lost: Callable[[str], None]) -> Outcome:
         """The cell's outcome; where its worker dies, from one more worker. lost: told of each that died.
@@ -66,7 +77,7 @@ class Desk:
         """Let the worker go."""
         if self._worker is not None:
             self._worker.close()
-        self._worker = self.group = None
+        self._worker = self._group = None
 
     def _asked(self, request: dict[str, Any], advance: Callable[[int], None]) -> Outcome:
         assert self._worker is not None

@@ -5,19 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import pynvml
-
-from bioquant.config import Device, RunConfig
+from bioquant.config import Device
 from bioquant.errors import ConfigError
+from bioquant.hardware import Gpu
 from bioquant.launching import LauncherConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A CUDA device by its name in CUDA_VISIBLE_DEVICES; capability: as NVIDIA counts (8.9), None where unknown."""
-
-    name: str
-    capability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,39 +18,6 @@ class Slot:
     name: str
     device: Device
     environment: Mapping[str, str]
-
-
-def visible_gpus() -> list[Gpu]:
-    """The GPUs that this process may use, as `nvidia-smi` counts them; torch and CUDA stay untouched."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listed = range(pynvml.nvmlDeviceGetCount()) if allowed is None else allowed.split(",")
-    return [Gpu(name, _capability(name)) for name in map(str, listed) if name not in ("", "-1", "NoDevFiles")]
-
-
-def _capability(name: str) -> float | None:
-    try:
-        by_index = name.isdecimal()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
-        return float("{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(handle)))
-    except pynvml.NVMLError:  # a MIG slice, to older drivers
-        return None
-
-
-def device_of(config: RunConfig, gpus: Sequence[Gpu]) -> Device:
-    """Where the cell runs: cpu or cuda."""
-    if config.engine.device is Device.auto:
-        return Device.cuda if gpus else Device.cpu
-    return config.engine.device
-
-
-def capability_of(device: Device, gpus: Sequence[Gpu]) -> float | None:
-    """What every worker's device has at least; None on a CPU and where it is not known."""
-    known = [gpu.capability for gpu in gpus if gpu.capability is not None]
-    return min(known) if device is Device.cuda and len(known) == len(gpus) > 0 else None
 
 
 def chosen(launcher: LauncherConfig, gpus: Sequence[Gpu]) -> list[Gpu]:

@@ -9,10 +9,11 @@ from rich.console import Console
 from bioquant import attempts, tables, tracking
 from bioquant.config import RunConfig
 from bioquant.errors import CellsFailedError, ConfigError
+from bioquant.hardware import device_of
 from bioquant.sweep import preview
 from bioquant.sweep.cells import AXES, Cell, SweepPlan, groups, plan_sweep
 from bioquant.sweep.crew import Crew, Sweep
-from bioquant.sweep.devices import Slot, device_of
+from bioquant.sweep.devices import Slot
 from bioquant.sweep.display import Display
 from bioquant.sweep.parent import parent_run
 from bioquant.sweep.queue import CellQueue

@@ -16,7 +16,7 @@ from bioquant.records import Outcome
 END_S = 30.0
 """How long a worker that was told to end may take for it."""
 
-LAST_LINES = 40
+LAST_LINES = 200
 """So much of a dead worker's own output is kept with the cell."""
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from bioquant.config import Device
 from bioquant.errors import ConfigError
+from bioquant.hardware import Gpu
 from bioquant.launching import LauncherConfig
 from bioquant.places import project_root
 from bioquant.records import Outcome
 from bioquant.sweep.desk import Hire
-from bioquant.sweep.devices import Gpu, Slot
+from bioquant.sweep.devices import Slot
 from bioquant.sweep.process import Worker, WorkerDiedError, outcome_of
 
 LOOK_S = 1.0

@@ -7,11 +7,13 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+from bioquant import hardware
 from bioquant.config import Device
+from bioquant.hardware import Gpu
 from bioquant.launching import LauncherConfig
 from bioquant.sweep import devices
 from bioquant.sweep.desk import Hire
-from bioquant.sweep.devices import Gpu, Slot
+from bioquant.sweep.devices import Slot
 from bioquant.sweep.process import ProcessWorker, Worker
 
 
@@ -39,7 +41,7 @@ class ThisMachine:
     joining = True
 
     def __init__(self, launcher: LauncherConfig) -> None:
-        self.gpus: Sequence[Gpu] = devices.chosen(launcher, devices.visible_gpus())
+        self.gpus: Sequence[Gpu] = devices.chosen(launcher, hardware.visible_gpus())
         self._launcher = launcher
 
     def slots(self, groups: Sequence[Device]) -> list[Slot]:

@@ -5,7 +5,7 @@ import platform
 import re
 from pathlib import Path
 
-from bioquant.config import RunConfig
+from bioquant.config import EngineConfig, RunConfig
 from bioquant.plan import RunPlan, versions
 from bioquant.records import Footprint, Latency, Outcome, Percentiles, RunResult
 from bioquant.tracking import owner
@@ -17,7 +17,7 @@ NOT_IN_A_NAME = re.compile(r"[^\w ./:-]")
 
 def run_params(config: RunConfig, sweep_id: str | None) -> dict[str, str]:
     """The short whitelist of a run's params: what one filters and compares by. All else is in `config.yaml`."""
-    model, quant, prompt, engine = config.model, config.quant, config.prompt, config.engine
+    model, quant, prompt = config.model, config.quant, config.prompt
     params: dict[str, object] = {
         "model": model.name,
         "quant": quant.name,
@@ -28,6 +28,8 @@ def run_params(config: RunConfig, sweep_id: str | None) -> dict[str, str]:
         "model.revision": model.revision or "",
         "model.dtype": model.dtype,
         "model.num_parameters": model.num_parameters or "",
+        "model.domain": model.domain,
+        "model.licence": model.licence,
         "quant.method": quant.method,
         "quant.weight_format": quant.weight_format,
         "quant.bits": quant.bits,
@@ -40,16 +42,26 @@ def run_params(config: RunConfig, sweep_id: str | None) -> dict[str, str]:
         "prompt.chain_of_thought": prompt.chain_of_thought,
         "prompt.num_samples": prompt.num_samples,
         "prompt.temperature": prompt.temperature,
-        "engine.name": engine.name,
-        "engine.device": engine.device,
-        "engine.batch_size": engine.batch_size,
-        "engine.scoring": engine.scoring,
+        **_engine_params(config.engine),
         "limit": "all" if config.limit is None else config.limit,
         "seed": config.seed,
     }
     if sweep_id:
         params["sweep_id"] = sweep_id
     return {key: str(value) for key, value in params.items()}
+
+
+def _engine_params(engine: EngineConfig) -> dict[str, object]:
+    """As it was asked for; what "auto" came to are the metrics batch/rows and batch/tokens."""
+    return {
+        "engine.name": engine.name,
+        "engine.device": engine.device,
+        "engine.batch": engine.batch if engine.batch_memory_gib is None else "auto",
+        "engine.batch_memory_gib": engine.batch_memory_gib or "",
+        "engine.prefill_tokens": engine.prefill_tokens,
+        "engine.compile": engine.compile,
+        "engine.scoring": engine.scoring,
+    }
 
 
 def run_tags(plan: RunPlan, folder: Path, sweep_id: str | None) -> dict[str, str]:
