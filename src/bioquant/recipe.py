@@ -67,6 +67,11 @@ class Recipe:
         )
 
     @property
+    def label(self) -> str:
+        """How the cell is called."""
+        return f"{self.model.name} · {self.quant.name} · {self.task.name} · {self.prompt.name}"
+
+    @property
     def sha256(self) -> str:
         """The same for the same recipe, whoever registers it, and when."""
         return hashlib.sha256(json.dumps(_values(self), sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -45,7 +45,7 @@ IDS_PER_TAG = 150
 
 
 def open_existing(config: TrackingConfig) -> Store:
-    """The store that runs were logged to. Raises TrackingError where there is none: reading must not make one."""
+    """The store that runs were logged to. Raises TrackingError where it is away, or none: reading must not make one."""
     uri = places.tracking_uri(config.uri)
     path = uri.removeprefix("sqlite:///")
     if path != uri and not Path(path).exists():
@@ -53,7 +53,7 @@ def open_existing(config: TrackingConfig) -> Store:
             f"tracking store '{path}' does not exist yet: log runs first, for example: bioquant run "
             "experiment=quickstart, or name another store with --uri"
         )
-    return open_store(config)
+    return open_store(config, to_read=True)
 
 
 def read(store: Store) -> list[LoggedRun]:

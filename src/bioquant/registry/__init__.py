@@ -44,11 +44,13 @@ def register(store: Store, order: Order, config: RegistryConfig) -> Registered:
     """
     found = evidence.gather(store, order.run_id, order.policy, force=order.force)
     recipe = reproduction.recipe_of(store, found.run, order.data_root)
+    stores_weights = config.save_weights
     told = Told(recipe=recipe, evidence=found, policy=order.policy, recommendation=order.recommendation)
     wanted = versions.Wanted(
         name=config.registered_model or f"bioquant-{recipe.task.name}",
-        card=card.written(told, stores_weights=config.save_weights),
-        tags=card.tags(told, stores_weights=config.save_weights),
+        label=recipe.label,
+        card=card.written(told, stores_weights=stores_weights),
+        tags=card.tags(told, stores_weights=stores_weights),
         aliases=(*order.aliases, *config.aliases),
         run_id=found.run.run_id,
     )
@@ -57,7 +59,7 @@ def register(store: Store, order: Order, config: RegistryConfig) -> Registered:
     if existing is not None:
         return versions.refresh(store, wanted, existing)
     with TemporaryDirectory(dir=_workshop()) as folder:
-        return _publish(store, recipe, wanted, Path(folder), stores_weights=config.save_weights)
+        return _publish(store, recipe, wanted, Path(folder), stores_weights=stores_weights)
 
 
 def _publish(

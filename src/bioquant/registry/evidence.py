@@ -7,7 +7,7 @@ from mlflow.entities import Run
 from bioquant import runs
 from bioquant.compare import Comparison, compare
 from bioquant.config import PolicyConfig
-from bioquant.errors import RegistryError, TrackingError
+from bioquant.errors import RegistryError
 from bioquant.evidence import LoggedRun
 from bioquant.places import without_password
 from bioquant.tracking import Store
@@ -32,19 +32,16 @@ def gather(store: Store, run_id: str, policy: PolicyConfig, *, force: bool) -> E
     cell = _finished_cell(store, run_id)
     baselines = [run for run in runs.of_cell(store, cell.data.tags["baseline_cell_id"]) if run.info.run_id != run_id]
     run, *others = runs.described(store, [cell, *baselines])
-    if run.is_baseline:
-        return Evidence(run=run, comparison=None, gap="")
-    sets, unread = runs.evidence(store, [run, *others])
+    sets, unread = runs.evidence(store, [run] if run.is_baseline else [run, *others])
     compared = compare(sets, policy)
-    if compared.comparisons:
-        return Evidence(run=run, comparison=compared.comparisons[0], gap="")
-    gap = next(
-        refusal.reason for refusal in (*unread, *compared.refusals) if refusal.run.run_id == run_id
-    )
-    if not force:
-        raise RegistryError(f"run {run_id} ({run.label} on {run.task}) has no finished baseline pair: {gap} --force "
-            "registers it all the same, and its card says so.")
-    return Evidence(run=run, comparison=None, gap=gap)
+    gap = next((one.reason for one in (*unread, *compared.refusals) if one.run.run_id == run_id), "")
+    if gap and not force:
+        raise RegistryError(
+            f"run {run_id} ({run.label} on {run.task}) has no finished baseline pair: {gap} (--force registers it all "
+            "the same, and its card says so)"
+        )
+    comparison = None if gap or run.is_baseline else compared.comparisons[0]
+    return Evidence(run=run, comparison=comparison, gap=gap)
 
 
 def _finished_cell(store: Store, run_id: str) -> Run:
@@ -54,7 +51,9 @@ def _finished_cell(store: Store, run_id: str) -> Run:
     if kind == "recommendation":
         raise RegistryError(f"run {run_id} is a recommendation: bioquant register recommendation={run_id}")
     if kind != "cell":
-        raise RegistryError(f"run {run_id} is no cell that was evaluated: name one of the runs that bioquant compare lists.")
+        raise RegistryError(
+            f"run {run_id} is no cell that was evaluated: name one of the runs that bioquant compare lists."
+        )
     if run.info.status != "FINISHED":
         raise RegistryError(f"run {run_id} is {run.info.status}, not FINISHED: only a finished cell is evidence.")
     return run
@@ -66,6 +65,6 @@ def find(store: Store, run_id: str) -> Run:
         return asked(lambda: store.client.get_run(run_id))
     except RefusedError as error:
         raise RegistryError(
-            f"run '{run_id}' is not in the tracking store '{without_password(store.uri)}': copy its id from the run's page, or name another "
-            "store with --uri."
+            f"run '{run_id}' is not in the tracking store '{without_password(store.uri)}': copy its id from the run's "
+            "page, or name another store with --uri."
         ) from error

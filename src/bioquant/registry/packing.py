@@ -8,8 +8,9 @@ from mlflow.entities import LoggedModel
 from mlflow.models import Model
 
 from bioquant import quantization, recipe
+from bioquant.files import write_json
 from bioquant.recipe import Recipe
-from bioquant.serving.answerer import RECIPE, WEIGHTS
+from bioquant.serving.answerer import RECIPE, STORED, WEIGHTS
 from bioquant.serving.model import input_example, signature
 
 RUNTIME = ("bioquant", "torch", "transformers", "accelerate")
@@ -52,6 +53,8 @@ def pack(folder: Path, made: Recipe, model: LoggedModel, *, card: str, weights: 
         )
     (folder / "README.md").write_text(card, encoding="utf-8")
     if weights is not None:
+        sizes = {path.name: path.stat().st_size for path in sorted(weights.iterdir())}
+        write_json(folder / "artifacts" / STORED, sizes)
         weights.replace(folder / "artifacts" / WEIGHTS)
 
 

@@ -42,6 +42,6 @@ def _check(store: Store, logged: LoggedRun, cell: RunPlan) -> None:
         return
     made_by = logged.tags.get(f"{VERSION_TAG}bioquant", "an earlier version")
     raise RegistryError(
-        f"run {logged.run_id} cannot be repeated here: {changed}. The task's files, its wording or bioquant (then {made_by}) "
-        "have changed since: run the cell and its baseline again, or register where they are as they were."
+        f"run {logged.run_id} cannot be repeated here: {changed}. The task's files, its wording or bioquant (then "
+        f"{made_by}) have changed since: run the cell and its baseline again, or register where they are as they were."
     )

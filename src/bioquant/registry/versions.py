@@ -2,22 +2,24 @@
 
 import os
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import cast
 
+from filelock import FileLock
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from bioquant.errors import ConfigError, RegistryError, TrackingError, did_you_mean
-from bioquant.places import without_password
+from bioquant.errors import ConfigError, RegistryError, did_you_mean
+from bioquant.places import cache_dir, without_password
+from bioquant.registry.card import shortened
 from bioquant.tracking import Store
-from bioquant.tracking.calls import Found, RefusedError, asked
+from bioquant.tracking.calls import RefusedError, asked
 
 SAME = ("recipe_sha256", "weights")
 """Tags that tell whether a version is what is to be registered."""
@@ -31,9 +33,10 @@ ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z0-9_-]{1,255}", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A version to be made. run_id: of the cell it answers as."""
+    """A version to be made. label: of the cell it answers as; run_id: that cell's."""
 
     name: str
+    label: str
     card: str
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
@@ -42,9 +45,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """A version as it now is. is_new: whether this registration made it."""
+    """A version as it now is. label: of the cell it answers as. is_new: whether this registration made it."""
 
     name: str
+    label: str
     version: str
     aliases: tuple[str, ...]
     is_new: bool
@@ -83,7 +87,7 @@ def refresh(store: Store, wanted: Wanted, version: ModelVersion) -> Registered:
             asked(lambda tag=tag, value=value: client.set_model_version_tag(wanted.name, number, tag, value))
     for tag in version.tags.keys() - wanted.tags.keys():
         asked(lambda tag=tag: client.delete_model_version_tag(wanted.name, number, tag))
-    asked(lambda: client.update_model_version(wanted.name, number, wanted.card))
+    asked(lambda: client.update_model_version(wanted.name, number, shortened(wanted.card)))
     return _aliased(store, wanted, number, is_new=False)
 
 
@@ -129,7 +133,7 @@ def create(store: Store, wanted: Wanted, model: LoggedModel) -> Registered:
             source=model.model_uri,
             run_id=wanted.run_id,
             tags=dict(wanted.tags),
-            description=wanted.card,
+            description=shortened(wanted.card),
             model_id=model.model_id,
         )
     )
@@ -149,18 +153,36 @@ def _registered_model(store: Store, wanted: Wanted) -> None:
 def _aliased(store: Store, wanted: Wanted, number: str, *, is_new: bool) -> Registered:
     for alias in wanted.aliases:
         asked(lambda alias=alias: store.client.set_registered_model_alias(wanted.name, alias, number))
-    return Registered(name=wanted.name, version=number, aliases=wanted.aliases, is_new=is_new)
+    return Registered(name=wanted.name, label=wanted.label, version=number, aliases=wanted.aliases, is_new=is_new)
 
 
 def fetch(store: Store, uri: str) -> tuple[ModelVersion, Path]:
-    """A version and its files on this machine. uri: `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
+    """A version and its files on this machine, fetched once. uri: `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
 
     Raises RegistryError for what is not there, TrackingError.
     """
     version = _version(store, uri)
+    if "recipe_sha256" not in version.tags:
+        raise RegistryError(f"model '{uri}' was not registered by bioquant: it holds no recipe that could be served.")
+    kept = cache_dir() / "versions" / str(version.model_id)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.exists():
+            _download(store, version, kept)
+    return version, kept
+
+
+def _download(store: Store, version: ModelVersion, kept: Path) -> None:
+    """Beside its place and moved there whole: what was interrupted is not kept."""
     source = f"models:/{version.name}/{version.version}"
-    folder = asked(lambda: download_artifacts(source, dst_path=mkdtemp(), tracking_uri=store.uri))
-    return version, Path(folder)
+    with TemporaryDirectory(dir=kept.parent) as folder:
+        found = asked(lambda: download_artifacts(source, dst_path=folder, tracking_uri=store.uri))
+        if not (Path(found) / "artifacts").is_dir():
+            raise RegistryError(
+                f"model '{source}' has no files where MLflow looks for them ({version.source}): were they moved or "
+                "deleted? Register it again."
+            )
+        Path(found).rename(kept)
 
 
 def _version(store: Store, uri: str) -> ModelVersion:

@@ -1,10 +1,11 @@
 """A recipe, loaded: rows in, predictions out."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Self
+from typing import Self, cast
 
 from bioquant import answering, datasets, places, prompts, quantization, recipe, run
 from bioquant.engine import LanguageModel
@@ -18,7 +19,8 @@ log = logging.getLogger(__name__)
 
 RECIPE = "recipe.json"
 WEIGHTS = "weights"
-"""What a version's folder holds; the weights only where they were stored."""
+STORED = "weights.json"
+"""What a version's folder holds. The weights only where they were stored: then STORED has the bytes of each file."""
 
 
 class Answerer:
@@ -32,13 +34,16 @@ class Answerer:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """From a version's folder. Raises RegistryError, DataError where a kNN pool is missing, and as `run.load`."""
+        """From a version's folder. Raises RegistryError, DataError where a kNN pool is missing, and as `run.load`.
+
+        Where the weights were stored, the model's own checkpoint is not looked for, even if they are gone.
+        """
         made = recipe.read(folder / RECIPE)
         _warn_of_changes(made)
         choose = chooser(made)
-        weights = folder / WEIGHTS
-        if weights.is_dir():
-            return cls(made, run.load(recipe.with_weights(made, weights).config, quantized=True).model, choose)
+        if (folder / STORED).exists():
+            check_weights(folder)
+            return cls(made, run.load(recipe.with_weights(made, folder / WEIGHTS).config, quantized=True).model, choose)
         return cls(made, run.load(made.config).model, choose)
 
     def answer(self, rows: Sequence[Row]) -> list[Prediction | RequestError]:
@@ -70,6 +75,17 @@ class Answerer:
             f"row {example.id}: its prompt has {len(self._model.encode(example.messages)):,} tokens, which cannot be "
             f"shortened to the {answering.room(config):,} that the model's context has room for."
         )
+
+
+def check_weights(folder: Path) -> None:
+    """Raises RegistryError where a file of the stored weights is absent, or cut short."""
+    sizes = cast(dict[str, int], json.loads((folder / STORED).read_text(encoding="utf-8")))
+    for name, size in sizes.items():
+        path = folder / WEIGHTS / name
+        found = path.stat().st_size if path.exists() else None
+        if found != size:
+            what = "is not there" if found is None else f"has {found:,} bytes, not {size:,}"
+            raise RegistryError(f"the version's stored weights are not whole: {path} {what}. Register it again.")
 
 
 def chooser(made: Recipe) -> Chooser:

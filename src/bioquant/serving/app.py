@@ -19,12 +19,10 @@ from bioquant.endpoints import ServeConfig
 from bioquant.errors import BioquantError, RequestError
 from bioquant.records import Row
 from bioquant.serving.answers import FIELD, answers
-from bioquant.serving.batches import Answer, Batches
-from bioquant.serving.requests import TooLargeError, example, fields_of, row
+from bioquant.serving.batches import Answer, Batches, CrashError
+from bioquant.serving.requests import RECORDS, TooLargeError, example, fields_of, row
 
 log = logging.getLogger(__name__)
-
-RECORDS = "dataframe_records"
 
 JSON = "application/json"
 
@@ -48,34 +46,36 @@ def make(
         batches.close()
         await running
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
-    app.add_exception_handler(RequestError, _refused)
-    app.add_exception_handler(BioquantError, _failed)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _crashed)
-
-    @app.post("/invocations")
     async def invocations(request: Request) -> JSONResponse:
         rows = _rows(await _body(request, config), task, config)
         return JSONResponse({"predictions": answers(await batches.submit(rows), task.kind)})
 
-    @app.get("/health")
-    @app.get("/ping")
-    async def health() -> JSONResponse:
-        if batches.failed:
-            return _error(503, f"the last batch failed ({batches.failed}): see the log, and start the service anew.")
-        return JSONResponse({"status": "healthy"})
-
-    @app.get("/ready")
-    async def ready() -> JSONResponse:
-        return JSONResponse({"status": "ready"}) if batches.is_open else _error(503, "no room for a request now.")
-
-    @app.get("/")
     async def served() -> JSONResponse:
         return JSONResponse({**about, **_usage(task)})
 
-    _ = invocations, health, ready, served  # FastAPI holds them
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    app.add_api_route("/invocations", invocations, methods=["POST"])
+    app.add_api_route("/", served)
+    _add_health(app, batches)
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     return app
+
+
+def _add_health(app: FastAPI, batches: Batches) -> None:
+    """Whether the service works, and whether it has room: what a supervisor and a load balancer ask."""
+
+    async def health() -> JSONResponse:
+        if batches.failed:
+            return _error(503, f"the last batch failed ({batches.failed}): see the log, and start the service anew.")
+        return JSONResponse({"status": "healthy", "waiting_rows": batches.num_waiting})
+
+    async def ready() -> JSONResponse:
+        return JSONResponse({"status": "ready"}) if batches.is_open else _error(503, "no room for a request now.")
+
+    app.add_api_route("/health", health)
+    app.add_api_route("/ping", health)
+    app.add_api_route("/ready", ready)
 
 
 async def _body(request: Request, config: ServeConfig) -> bytes:
@@ -111,7 +111,7 @@ def _rows(body: bytes, task: TaskConfig, config: ServeConfig) -> list[Row]:
         raise RequestError(
             f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8; a number, or a nesting, beyond all measure
         raise RequestError("the body is not JSON in UTF-8.") from error
     records = cast(dict[str, Any], value).get(RECORDS) if isinstance(value, dict) else None
     if not isinstance(records, list) or not records:
@@ -141,7 +141,8 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:
     """What this package raises on purpose names no text."""
-    log.error("a batch failed: %s", error)
+    if not isinstance(error, CrashError):  # of which the log says more already
+        log.error("a batch failed: %s", error)
     return _error(500, str(error))
 
 
@@ -151,11 +152,9 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
     return _error(found.status_code, f"{found.detail}: {hint}" if hint else str(found.detail))
 
 
-async def _crashed(_: Request, error: Exception) -> JSONResponse:
-    """Starlette raises the error again after this answer, and uvicorn logs where it happened."""
-    return _error(500, f"the model failed ({type(error).__name__}): see the service's log.")
-
-
 def _error(status: int, message: str) -> JSONResponse:
     headers = {"Retry-After": "1"} if status in (429, 503) else None
     return JSONResponse({"error": message}, status, headers)
+
+
+HANDLERS = {RequestError: _refused, BioquantError: _failed, HTTPException: _http}

@@ -1,14 +1,22 @@
-"""Dynamic batching: requests that come together are answered together, in one thread; a bounded queue before it."""
+"""Dynamic batching: requests that come together are answered together, in one thread; a bounded queue before it.
+
+A request is never split: one that comes alone is answered by the same batches as an evaluation of its rows would be.
+"""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from traceback import format_tb
 
 from bioquant.errors import BioquantError, RequestError
 from bioquant.records import Prediction, Row
+
+log = logging.getLogger(__name__)
 
 Answered = Prediction | RequestError
 Answer = Callable[[Sequence[Row]], list[Answered]]
@@ -26,19 +34,25 @@ class ClosingError(RequestError):
     status = 503
 
 
+class CrashError(BioquantError):
+    """The model failed in a way that nobody foresaw."""
+
+    kind = "crash"
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A row in the queue, and where its answer goes."""
+    """A request in the queue, and where its answers go."""
 
-    row: Row
-    answer: asyncio.Future[Answered]
+    rows: Sequence[Row]
+    answers: asyncio.Future[list[Answered]]
 
 
 class Batches:
     """What forms batches. All methods are for one event loop; `answer` runs in a thread of its own.
 
-    rows: the most of a batch. wait_s: how long the first row of a batch waits for others. queue_rows: that may wait.
-    failed: why the last batch failed, where that was no fault of what was asked; empty where it did not.
+    rows: requests are put together up to so many. wait_s: how long the first request of a batch waits for others.
+    queue_rows: that may wait. failed: why the last batch failed, where nobody foresaw it; else empty.
     """
 
     def __init__(self, answer: Answer, *, rows: int, wait_s: float, queue_rows: int) -> None:
@@ -52,23 +66,27 @@ class Batches:
         self._closing = False
 
     @property
+    def num_waiting(self) -> int:
+        """Rows in the queue."""
+        return sum(len(waiting.rows) for waiting in self._queue)
+
+    @property
     def is_open(self) -> bool:
         """Whether a row would find room."""
-        return not self._closing and len(self._queue) < self._queue_rows
+        return not self._closing and self.num_waiting < self._queue_rows
 
     async def submit(self, rows: Sequence[Row]) -> list[Answered]:
         """The rows' answers, in order. Raises BusyError, ClosingError, and what failed in the thread."""
         if self._closing:
             raise ClosingError("the service is shutting down: ask another one.")
-        if len(self._queue) + len(rows) > self._queue_rows:
+        if self.num_waiting + len(rows) > self._queue_rows:
             raise BusyError(
-                f"{len(self._queue)} rows wait already, and serve.queue_rows={self._queue_rows}: ask again later."
+                f"{self.num_waiting} rows wait already, and serve.queue_rows={self._queue_rows}: ask again later."
             )
-        loop = asyncio.get_running_loop()
-        mine = [Waiting(row, loop.create_future()) for row in rows]
-        self._queue.extend(mine)
+        mine = Waiting(rows, asyncio.get_running_loop().create_future())
+        self._queue.append(mine)
         self._arrived.set()
-        return list(await asyncio.gather(*(waiting.answer for waiting in mine)))
+        return await mine.answers
 
     async def run(self) -> None:
         """Form batches until `close`, and then until the queue is empty."""
@@ -77,35 +95,51 @@ class Batches:
                 await self._answer_batch(batch, thread)
 
     def close(self) -> None:
-        """Take no more rows."""
+        """Take no more requests."""
         self._closing = True
         self._arrived.set()
 
     async def _next(self) -> list[Waiting]:
-        """The next batch; empty once all is done."""
+        """The next batch: whole requests, one at least; empty once all is done."""
         await self._until(1)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._wait_s):
                 await self._until(self._rows)
-        return [self._queue.popleft() for _ in range(min(self._rows, len(self._queue)))]
+        batch = [self._queue.popleft()] if self._queue else []
+        taken = sum(len(waiting.rows) for waiting in batch)
+        while self._queue and taken + len(self._queue[0].rows) <= self._rows:
+            taken += len(self._queue[0].rows)
+            batch.append(self._queue.popleft())
+        return batch
 
     async def _until(self, rows: int) -> None:
         """Wait until so many rows are in the queue, or no more will come."""
-        while len(self._queue) < rows and not self._closing:
+        while self.num_waiting < rows and not self._closing:
             self._arrived.clear()
             await self._arrived.wait()
 
     async def _answer_batch(self, batch: Sequence[Waiting], thread: ThreadPoolExecutor) -> None:
         """Whatever fails in the thread, those who wait for it are told, and the next batch has its turn."""
-        loop = asyncio.get_running_loop()
-        made = loop.run_in_executor(thread, self._answer, [waiting.row for waiting in batch])
+        rows = [row for waiting in batch for row in waiting.rows]
+        made = asyncio.get_running_loop().run_in_executor(thread, self._answer, rows)
         await asyncio.wait([made])
         error = made.exception()
         self.failed = "" if error is None or isinstance(error, BioquantError) else type(error).__name__
-        for place, waiting in enumerate(batch):
-            if waiting.answer.done():  # its request was given up
+        answers = iter(() if error is not None else made.result())
+        for waiting in batch:
+            own = list(islice(answers, len(waiting.rows)))
+            if waiting.answers.done():  # its request was given up
                 continue
-            if error is not None:
-                waiting.answer.set_exception(error)
+            if error is None:
+                waiting.answers.set_result(own)
             else:
-                waiting.answer.set_result(made.result()[place])
+                waiting.answers.set_exception(_told(error))
+        if self.failed and error is not None:  # where, and not what: a library's message may hold a text
+            log.error("the model failed (%s):\n%s", self.failed, "".join(format_tb(error.__traceback__)))
+
+
+def _told(error: BaseException) -> BioquantError:
+    """What those who asked are told. Our own errors name no text; of another one they learn the type alone."""
+    if isinstance(error, BioquantError):
+        return error
+    return CrashError(f"the model failed ({type(error).__name__}): see the service's log.")

@@ -1,7 +1,8 @@
 """What a client asks: the fields of a row for each kind of task, and a row from them. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any, cast
 
@@ -9,6 +10,9 @@ from bioquant.config import TaskConfig, TaskKind
 from bioquant.errors import RequestError, did_you_mean
 from bioquant.records import Row
 from bioquant.tasks.fields import label_names
+
+RECORDS = "dataframe_records"
+"""Where a request's body holds its rows, as MLflow's own server has it."""
 
 
 class TooLargeError(RequestError):
@@ -36,12 +40,26 @@ QUESTION = Field("question", "Does lisinopril cause cough?")
 CONTEXT = Field("context", "A dry cough was reported by 12 of 100 patients on lisinopril, and by 2 on placebo.", False)
 OPTIONS = Field("options", ["Lisinopril", "Metformin", "Warfarin", "Atorvastatin"])
 
+MASK = re.compile(r"@[\w-]+\$")
+"""How datasets of relations write a name whose relation is asked for; the task's instruction says which."""
+
 
 def fields_of(task: TaskConfig) -> tuple[Field, ...]:
     """The fields of a row of this task."""
+    if task.kind is TaskKind.re:
+        return (_masked(task),)
     if task.kind is not TaskKind.qa:
         return (TEXT,)
     return (QUESTION, CONTEXT) if task.labels else (QUESTION, CONTEXT, OPTIONS)
+
+
+def _masked(task: TaskConfig) -> Field:
+    """The text of a relation task: its example holds the two names as the task's instruction writes them."""
+    first, *others = MASK.findall(task.instruction) or [""]
+    if not first:
+        return TEXT
+    second = others[0] if others else first
+    return replace(TEXT, example=f"{first} was given to adults with {second}, and most of them improved.")
 
 
 def example(task: TaskConfig) -> dict[str, Any]:
@@ -95,7 +113,14 @@ def _texts(given: Mapping[str, object], field: Field, number: int) -> Sequence[s
     if not all(text.strip() for text in strings):
         what = "holds an empty text" if field.is_list else "is empty"
         raise RequestError(f"row {number}: field '{field.name}' {what}{'' if field.required else ': leave it out'}.")
+    if not all(map(_is_text, strings)):
+        raise RequestError(f"row {number}: field '{field.name}' holds half a character (a lone surrogate of UTF-16).")
     return strings
+
+
+def _is_text(text: str) -> bool:
+    """JSON's escapes can write what no encoding, and so no tokenizer, takes."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _check_sizes(found: Mapping[str, Sequence[str]], number: int, text_chars: int | None) -> None:
