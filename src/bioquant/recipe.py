@@ -10,6 +10,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bioquant import quantization
 from bioquant.config import (
     EngineConfig,
     ModelConfig,
@@ -28,6 +29,9 @@ from bioquant.records import Row
 
 FORMAT = 1
 """Raised with every change of the file that an earlier version cannot read."""
+
+RUNTIME = ("bioquant", "torch", "transformers", "accelerate")
+"""Distributions that answering needs, whatever the recipe."""
 
 PARTS: dict[str, type] = {
     "model": ModelConfig,
@@ -77,9 +81,10 @@ class Recipe:
         return hashlib.sha256(json.dumps(_values(self), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def of_plan(plan: RunPlan, libraries: Mapping[str, str]) -> Recipe:
-    """The recipe of a cell that was evaluated under these library versions."""
+def of_plan(plan: RunPlan, installed: Mapping[str, str]) -> Recipe:
+    """The recipe of a cell that was evaluated under these versions, of which those it needs are kept."""
     config, dataset = plan.config, plan.dataset
+    needed = (*RUNTIME, quantization.library(config.quant))
     pool = clean_pool(dataset.test, dataset.pool)
     return Recipe(
         model=config.model,
@@ -91,7 +96,7 @@ def of_plan(plan: RunPlan, libraries: Mapping[str, str]) -> Recipe:
         shots=tuple(fixed_shots(pool, config.task, config.prompt, config.seed)),
         dataset_sha256=dataset.digest if chooses_by_request(config.prompt) else None,
         template_version=TEMPLATE_VERSION,
-        libraries=libraries,
+        libraries={name: version for name, version in installed.items() if name in needed},
     )
 
 

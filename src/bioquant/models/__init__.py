@@ -204,9 +204,10 @@ def quiet() -> Generator[list[str]]:
     """No progress bars and no loading reports on the terminal; what was reported is in the list that is given.
 
     bitsandbytes warns once a layer and forward pass that LLM.int8() rounds its inputs to float16, which is how that
-    method works; this one message is dropped for good, and no other.
+    method works, and on a CPU that a kernel could be fetched from the hub. These two are dropped for good, no other.
     """
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_the_int8_cast)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_the_hub_kernel)
     said: list[str] = []
     reports = logging.getLogger("transformers.modeling_utils")
 
@@ -227,3 +228,7 @@ def quiet() -> Generator[list[str]]:
 
 def _not_the_int8_cast(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast")
+
+
+def _not_the_hub_kernel(record: logging.LogRecord) -> bool:
+    return "from kernels-community" not in str(record.msg)

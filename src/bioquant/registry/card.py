@@ -22,10 +22,10 @@ LONGEST = 5000
 """Characters of a description that MLflow's database takes."""
 
 KINDS = {
-    TaskKind.ner: "named entities with their places",
-    TaskKind.re: "one relation a text",
-    TaskKind.mlc: "any number of labels a text",
-    TaskKind.qa: "one option a question",
+    TaskKind.ner: "Named entities with their places",
+    TaskKind.re: "One relation a text",
+    TaskKind.mlc: "Any number of labels a text",
+    TaskKind.qa: "One option a question",
 }
 
 
@@ -42,7 +42,6 @@ class Told:
 def written(told: Told, *, stores_weights: bool) -> str:
     """The card, whole."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["sentence"] = _sentence
     template = (files("bioquant.registry") / "card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(_context(told, stores_weights=stores_weights)) + "\n"
 
@@ -101,13 +100,8 @@ def _context(told: Told, *, stores_weights: bool) -> dict[str, object]:
         "prompt": _prompt(recipe),
         "engine": f"batches of {recipe.engine.batch} rows, up to {max_new_tokens(recipe.config)} new tokens",
         "libraries": ", ".join(f"{name} {version}" for name, version in sorted(recipe.libraries.items())),
-        "tolerated": _tolerated(told.policy),
+        "policy": _asked_for(told.policy),
     }
-
-
-def _sentence(text: str) -> str:
-    """A description of a task, which its YAML begins in lower case and ends without a stop."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _quality(run: LoggedRun) -> str:
@@ -115,10 +109,16 @@ def _quality(run: LoggedRun) -> str:
     metrics = run.metrics
     value = bounds(metrics["quality"], metrics["quality_ci_low"], metrics["quality_ci_high"])
     number = int(metrics["num_examples"])
-    trivial = {name.removeprefix("trivial/"): score for name, score in metrics.items() if name.startswith("trivial/")}
+    trivial = _trivial(run)
     best = max(trivial, key=trivial.__getitem__, default="")
     beside = f"; the best constant answer ('{best}') gets {trivial[best]:.3f}" if best else ""
     return f"{run.tags['headline']} {value} (95 %) on {number:,} of {run.num_test:,} test examples{beside}"
+
+
+def _trivial(run: LoggedRun) -> dict[str, float]:
+    """Scores of constant answers, by name."""
+    found = {name: value for name, value in run.metrics.items() if name.startswith("trivial/")}
+    return {name.removeprefix("trivial/"): value for name, value in found.items()}
 
 
 def _comparison(told: Told) -> Iterator[str]:
@@ -130,10 +130,9 @@ def _comparison(told: Told) -> Iterator[str]:
         return
     level = f"{told.policy.confidence:.0%}".replace("%", " %")
     yield f"against the unquantized model: {change(comparison)} ({level}), {_retained(comparison)}"
-    yield (
-        f"of {comparison.num_examples:,} examples {len(comparison.lost)} lost and {len(comparison.gained)} gained; "
-        f"verdict: {verdict_text(comparison)}"
-    )
+    flips = f"of {comparison.num_examples:,} examples {len(comparison.lost)} lost and {len(comparison.gained)} gained"
+    judged = "" if told.policy.max_quality_loss is None else f"; {_tolerated(told.policy)}: {verdict_text(comparison)}"
+    yield f"{flips}{judged}"
     yield from comparison.notes
 
 
@@ -156,6 +155,8 @@ def _footprint(run: LoggedRun) -> Iterator[str]:
 def _limits(told: Told) -> Iterator[str]:
     """What a reader should know before relying on it."""
     recipe, run = told.recipe, told.evidence.run
+    if run.metrics["quality_ci_low"] <= max(_trivial(run).values(), default=-1.0):
+        yield "it is not shown to beat an answer that reads no text"
     rates = {
         "invalid_rate": "of the outputs could not be read as an answer",
         "truncated_input_rate": "of the prompts were shortened to fit the model's context",
@@ -163,11 +164,11 @@ def _limits(told: Told) -> Iterator[str]:
     }
     yield from (f"{run.metrics[rate]:.1%} {text}" for rate, text in rates.items() if run.metrics.get(rate))
     yield f"prompt and answer together have room for {recipe.model.context_length:,} tokens"
-    yield "the same rows in one request are answered as evaluated; with others beside it a row may be rounded differently"
+    yield "rows of one request are answered together as evaluated; with others beside it a row may be rounded otherwise"
     if recipe.prompt.temperature > 0:
         yield "answers are sampled: a row's depends on its place in the request"
     if chooses_by_request(recipe.prompt):
-        yield "few-shot examples are chosen from the task's pool, whose files must be where it is served ($BIOQUANT_DATA)"
+        yield "few-shot examples are chosen from the pool, whose files must be where it is served ($BIOQUANT_DATA)"
     if not run.on_gpu:
         yield "evaluated on a CPU: judge speed and peak memory on the machine that will serve it"
 
@@ -189,13 +190,17 @@ def _prompt(recipe: Recipe) -> str:
     return f"{prompt.name}: {', '.join([shots, *reasoning, drawn if prompt.temperature else 'greedy'])}"
 
 
-def _tolerated(policy: PolicyConfig) -> str:
+def _asked_for(policy: PolicyConfig) -> str:
     """What the evidence was held against."""
-    loss = "any loss" if policy.max_quality_loss is None else f"a loss of up to {in_points(policy.max_quality_loss)}"
     budgets = {
         "{:g} GiB of GPU memory": policy.gpu_memory_gib,
         "{:g} ms p95 latency": policy.latency_p95_ms,
         "{:g} J an example": policy.joules_per_example,
     }
     allowed = [text.format(value) for text, value in budgets.items() if value is not None]
-    return f"tolerates {loss}" + (f"; allows {', '.join(allowed)}" if allowed else "")
+    return "; ".join([_tolerated(policy), *(f"allows {budget}" for budget in allowed)])
+
+
+def _tolerated(policy: PolicyConfig) -> str:
+    loss = "any loss" if policy.max_quality_loss is None else f"a loss of up to {in_points(policy.max_quality_loss)}"
+    return f"tolerates {loss}"

@@ -7,14 +7,11 @@ import mlflow.pyfunc
 from mlflow.entities import LoggedModel
 from mlflow.models import Model
 
-from bioquant import quantization, recipe
+from bioquant import recipe
 from bioquant.files import write_json
 from bioquant.recipe import Recipe
 from bioquant.serving.answerer import RECIPE, STORED, WEIGHTS
 from bioquant.serving.model import input_example, signature
-
-RUNTIME = ("bioquant", "torch", "transformers", "accelerate")
-"""Distributions that answering needs, whatever the recipe; their versions are those of the evidence."""
 
 
 def params(made: Recipe) -> dict[str, str]:
@@ -62,6 +59,5 @@ def requirements(made: Recipe) -> list[str]:
     """`torch==2.13.0`: versions of the evidence; a build's own suffix (+cpu) is on no package index."""
     from importlib.metadata import version
 
-    named = [*RUNTIME, *filter(None, [quantization.library(made.quant)])]
-    pins = {"mlflow": version("mlflow")} | {name: made.libraries[name] for name in named if name in made.libraries}
+    pins = {"mlflow": version("mlflow"), **made.libraries}
     return [f"{name}=={pinned.partition('+')[0]}" for name, pinned in pins.items()]

@@ -23,9 +23,8 @@ def recipe_of(store: Store, logged: LoggedRun, data_root: str | None) -> Recipe:
     config = compose.from_mapping(values)
     cell = run.prepare(config, run.read(config))
     _check(store, logged, cell)
-    tags = {tag.removeprefix(VERSION_TAG): value for tag, value in logged.tags.items() if tag.startswith(VERSION_TAG)}
-    libraries = {name: value for name, value in tags.items() if value != "absent" and name != "python"}
-    return recipe.of_plan(cell, libraries)
+    found = {tag.removeprefix(VERSION_TAG): value for tag, value in logged.tags.items() if tag.startswith(VERSION_TAG)}
+    return recipe.of_plan(cell, found)
 
 
 def _check(store: Store, logged: LoggedRun, cell: RunPlan) -> None:

@@ -22,6 +22,9 @@ from bioquant.serving.answers import FIELD, answers
 from bioquant.serving.batches import Answer, Batches, CrashError
 from bioquant.serving.requests import RECORDS, TooLargeError, example, fields_of, row
 
+SPLIT = "dataframe_split"
+"""The other form of rows that MLflow's server takes for a data frame."""
+
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
@@ -113,7 +116,7 @@ def _rows(body: bytes, task: TaskConfig, config: ServeConfig) -> list[Row]:
         ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8; a number, or a nesting, beyond all measure
         raise RequestError("the body is not JSON in UTF-8.") from error
-    records = cast(dict[str, Any], value).get(RECORDS) if isinstance(value, dict) else None
+    records = _records(cast(dict[str, Any], value)) if isinstance(value, dict) else None
     if not isinstance(records, list) or not records:
         shown = json.dumps({RECORDS: [example(task)]}, ensure_ascii=False)
         raise RequestError(f"the body has no list of rows under '{RECORDS}': for example {shown}")
@@ -124,6 +127,21 @@ def _rows(body: bytes, task: TaskConfig, config: ServeConfig) -> list[Row]:
             "(serve.request_rows)."
         )
     return [row(values, task, number, text_chars=config.text_chars) for number, values in enumerate(listed)]
+
+
+def _records(body: dict[str, Any]) -> object:
+    """The rows, each by field; a table of columns and data, as pandas writes a frame, is turned into such."""
+    table = body.get(SPLIT)
+    if not isinstance(table, dict):
+        return body.get(RECORDS)
+    columns, data = (cast(dict[str, object], table).get(part) for part in ("columns", "data"))
+    if not isinstance(columns, list) or not isinstance(data, list):
+        return None
+    named = [str(column) for column in cast(list[object], columns)]
+    lines = cast(list[object], data)
+    return [
+        dict(zip(named, cast(list[object], line), strict=False)) if isinstance(line, list) else line for line in lines
+    ]
 
 
 def _usage(task: TaskConfig) -> dict[str, Any]:

@@ -16,9 +16,10 @@ def listen(config: ServeConfig) -> socket.socket:
     try:
         return socket.create_server((config.host, config.port), family=_family(config.host))
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
         raise ConfigError(
-            f"serve.host={config.host} serve.port={config.port} cannot be listened on ({error.strerror or error}): "
-            "choose another serve.port, or 0 for any that is free."
+            f"serve.host={config.host} serve.port={config.port} cannot be listened on ({reason}): choose another "
+            "serve.port, or 0 for any that is free."
         ) from error
 
 

@@ -9,13 +9,15 @@ from dataclasses import replace
 
 from bioquant import compose
 from bioquant.endpoints import ServeConfig, check_serve
+from bioquant.errors import ConfigError
 from bioquant.verbs import arguments as given
 
 
 def main(arguments: Sequence[str]) -> None:
     """Load the version and serve it until SIGTERM or Ctrl-C; mistakes are told before anything is loaded."""
     options = _options(arguments)
-    settings = given.settings(options.arguments, (), ("serve", "tracking"))
+    uri, overrides = _model(options.arguments)
+    settings = given.settings(overrides, (), ("serve", "tracking"))
     config: ServeConfig = compose.part("serve", ServeConfig, settings.of("serve"), options.config_dir)
     check_serve(config)
     tracking = compose.compose_one(settings.of("tracking")).tracking
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         from bioquant.serving.requests import RECORDS, example
 
         store = runs.open_existing(replace(tracking, uri=options.uri or tracking.uri))
-        version, folder = versions.fetch(store, options.model)
+        version, folder = versions.fetch(store, uri)
         print(f"loading {version.name} version {version.version} …", file=sys.stderr, flush=True)
         answerer = Answerer.load(folder / "artifacts")
         made = answerer.recipe
@@ -52,6 +54,14 @@ def main(arguments: Sequence[str]) -> None:
         server.run(service, listening, config)
 
 
+def _model(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The one argument that names a model, and the others. Raises ConfigError."""
+    named = [argument for argument in arguments if "=" not in argument]
+    if len(named) != 1:
+        raise ConfigError(f"name one model to serve, as models:/NAME@ALIAS; given: {' '.join(named) or 'none'}.")
+    return named[0], [argument for argument in arguments if argument not in named]
+
+
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bioquant serve",
@@ -59,8 +69,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="Settings: serve.host, serve.port, serve.batch_rows, serve.batch_wait_ms, serve.queue_rows, "
         "serve.request_rows, serve.text_chars, serve.body_mib, serve.shutdown_s (conf/serve/default.yaml).",
     )
-    parser.add_argument("model", metavar="models:/NAME@ALIAS", help="the version, by alias, or models:/NAME/NUMBER")
-    parser.add_argument("arguments", nargs="*", metavar="key=value", help="settings")
+    parser.add_argument(
+        "arguments",
+        nargs="+",
+        metavar="models:/NAME@ALIAS [key=value]",
+        help="the version, by alias or as models:/NAME/NUMBER; settings",
+    )
     parser.add_argument("--uri", help="the tracking store; by default the one runs are logged to")
     parser.add_argument("--config-dir", help="a folder of configuration files of your own")
     return parser.parse_intermixed_args(arguments)
