@@ -93,11 +93,16 @@ def of_plan(plan: RunPlan, installed: Mapping[str, str]) -> Recipe:
         prompt=config.prompt,
         engine=config.engine,
         seed=config.seed,
-        shots=tuple(fixed_shots(pool, config.task, config.prompt, config.seed)),
+        shots=tuple(_as_shown(row) for row in fixed_shots(pool, config.task, config.prompt, config.seed)),
         dataset_sha256=dataset.digest if chooses_by_request(config.prompt) else None,
         template_version=TEMPLATE_VERSION,
         libraries={name: version for name, version in installed.items() if name in needed},
     )
+
+
+def _as_shown(row: Row) -> Row:
+    """A few-shot example without what only scoring and error messages need: where it came from."""
+    return replace(row, unit="", group="", source="")
 
 
 def chooses_by_request(prompt: PromptConfig) -> bool:

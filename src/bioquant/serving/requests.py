@@ -86,10 +86,12 @@ def row(values: object, task: TaskConfig, number: int, *, text_chars: int | None
             )
     found = {field.name: _texts(given, field, number) for field in fields if field.required or field.name in given}
     _check_sizes(found, number, text_chars)
+    if task.kind is TaskKind.ner:  # whose places are those of the text as it was sent
+        return Row(id=str(number), inputs={name: text for name, (text,) in found.items()}, target=())
     options = tuple(text.strip() for text in found.pop(OPTIONS.name, ()))
     return Row(
         id=str(number),
-        inputs={name: text if task.kind is TaskKind.ner else text.strip() for name, (text,) in found.items()},
+        inputs={name: text.strip() for name, (text,) in found.items()},
         target=(),
         choices=_letters(options, number) if options else label_names(task),
         options=options,
