@@ -45,7 +45,9 @@ def test_the_stored_weights_are_those_that_were_quantized_and_need_no_other(tmp_
     assert torch.equal(logits(found), logits(whole))
     assert found.report.replaced == whole.report.replaced
     assert found.report.bytes_after == whole.report.bytes_after
-    assert not [path for path in (tmp_path / "stored").iterdir() if path.suffix not in (".safetensors", ".json", ".jinja")]
+    assert not [
+        path for path in (tmp_path / "stored").iterdir() if path.suffix not in (".safetensors", ".json", ".jinja")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,9 @@ def test_a_key_that_nobody_knows_is_told(tmp_path: Path) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     values["quant"]["colour"] = "red"
     path.write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(RegistryError, match=r"the recipe .*recipe.json cannot be read: Key 'colour' not in 'QuantConfig'"):
+    with pytest.raises(
+        RegistryError, match=r"the recipe .*recipe.json cannot be read: Key 'colour' not in 'QuantConfig'"
+    ):
         recipe.read(path)
 
 

@@ -1,5 +1,6 @@
 """The calls to MLflow's registry. A version whose recipe is registered already is refreshed, not made again."""
 
+import hashlib
 import os
 import re
 from collections.abc import Generator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
+import mlflow
 from filelock import FileLock
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel
@@ -127,17 +129,29 @@ def create(store: Store, wanted: Wanted, model: LoggedModel) -> Registered:
     """The version, under a registered model that is made where it is missing. Raises TrackingError."""
     client = store.client
     _registered_model(store, wanted)
-    version = asked(
-        lambda: client.create_model_version(
-            wanted.name,
-            source=model.model_uri,
-            run_id=wanted.run_id,
-            tags=dict(wanted.tags),
-            description=shortened(wanted.card),
-            model_id=model.model_id,
+    with _at(store):
+        version = asked(
+            lambda: client.create_model_version(
+                wanted.name,
+                source=model.model_uri,
+                run_id=wanted.run_id,
+                tags=dict(wanted.tags),
+                description=shortened(wanted.card),
+                model_id=model.model_id,
+            )
         )
-    )
     return _aliased(store, wanted, str(version.version), is_new=True)
+
+
+@contextmanager
+def _at(store: Store) -> Generator[None]:
+    """Where MLflow resolves `models:/`: whatever client is asked, it looks at its own global address."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def _registered_model(store: Store, wanted: Wanted) -> None:
@@ -164,7 +178,7 @@ def fetch(store: Store, uri: str) -> tuple[ModelVersion, Path]:
     version = _version(store, uri)
     if "recipe_sha256" not in version.tags:
         raise RegistryError(f"model '{uri}' was not registered by bioquant: it holds no recipe that could be served.")
-    kept = cache_dir() / "versions" / str(version.model_id)
+    kept = cache_dir() / "versions" / _digest(store, version)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(kept.with_suffix(".lock")):
         if not kept.exists():
@@ -172,10 +186,16 @@ def fetch(store: Store, uri: str) -> tuple[ModelVersion, Path]:
     return version, kept
 
 
+def _digest(store: Store, version: ModelVersion) -> str:
+    """Of a version of one registry, made at one time: a number is given again once a model was deleted."""
+    made = (without_password(store.uri), version.name, str(version.version), str(version.creation_timestamp))
+    return hashlib.sha256("\n".join(made).encode()).hexdigest()[:32]
+
+
 def _download(store: Store, version: ModelVersion, kept: Path) -> None:
     """Beside its place and moved there whole: what was interrupted is not kept."""
     source = f"models:/{version.name}/{version.version}"
-    with TemporaryDirectory(dir=kept.parent) as folder:
+    with TemporaryDirectory(dir=kept.parent) as folder, _at(store):
         found = asked(lambda: download_artifacts(source, dst_path=folder, tracking_uri=store.uri))
         if not (Path(found) / "artifacts").is_dir():
             raise RegistryError(
