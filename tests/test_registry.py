@@ -79,14 +79,14 @@ def same_answers(found: pd.DataFrame, logged: pd.DataFrame, field: str) -> None:
 
 
 @pytest.mark.parametrize("task", KINDS)
-def test_a_version_answers_as_its_run_did(root: Path, task: str) -> None:
+def test_a_version_answers_as_its_run_did(root: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scoring = "loglikelihood" if task in ("demo_qa", "demo_re") else "generate"
     overrides = (f"task={task}", "prompt=five_shot", f"engine.scoring={scoring}")
     run_id = cell(root, *overrides)
     store = opened(root)
     made = register(store, order(run_id, "recommended"), REGISTRY)
     assert made.uri == f"models:/bioquant-{task}@recommended"
-    mlflow.set_tracking_uri(store.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     model = mlflow.pyfunc.load_model(made.uri)
     asked = frame(composed(*TINY, *overrides))
     same_answers(model.predict(asked), predictions(store, run_id), KINDS[task])
@@ -140,8 +140,8 @@ def test_without_a_finished_baseline_nothing_is_made_unless_it_is_forced(store: 
     with pytest.raises(RegistryError) as caught:
         register(store, order(alone), REGISTRY)
     assert str(caught.value) == (
-        f"run {alone} (tiny_random · bnb_nf4 · one_shot on demo_qa) has no finished baseline pair: no finished run of its "
-        "baseline: bioquant run model=tiny_random quant=none task=demo_qa prompt=one_shot limit=5 seed=3 (--force "
+        f"run {alone} (tiny_random · bnb_nf4 · one_shot on demo_qa) has no finished baseline pair: no finished run of "
+        "its baseline: bioquant run model=tiny_random quant=none task=demo_qa prompt=one_shot limit=5 seed=3 (--force "
         "registers it all the same, and its card says so)"
     )
     assert len(store.client.search_model_versions("name = 'bioquant-demo_qa'")) == before
@@ -151,7 +151,9 @@ def test_without_a_finished_baseline_nothing_is_made_unless_it_is_forced(store: 
     assert "Registered with `--force`" in str(version.description)
 
 
-def test_stored_weights_answer_alike_once_the_original_is_gone(root: Path, tmp_path: Path) -> None:
+def test_stored_weights_answer_alike_once_the_original_is_gone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = tmp_path / "full"
     loaded = models.load(composed("model=tiny_random").model, composed("quant=none").quant, Device.cpu)
     loaded.model.save_pretrained(full)
@@ -162,7 +164,7 @@ def test_stored_weights_answer_alike_once_the_original_is_gone(root: Path, tmp_p
     store = opened(root)
     made = register(store, order(run_id, "stored"), replace(REGISTRY, registered_model="own", save_weights=True))
     shutil.rmtree(full)
-    mlflow.set_tracking_uri(store.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     found = mlflow.pyfunc.load_model("models:/own@stored").predict(frame(composed(*TINY, *own)))
     same_answers(found, predictions(store, run_id), "option")
     assert store.client.get_model_version("own", made.version).tags["weights"] == "stored"
@@ -203,8 +205,8 @@ def test_a_run_whose_prompts_would_now_be_others_is_refused(root: Path) -> None:
         register(store, order(run_id), REGISTRY)
     assert str(caught.value) == (
         f"run {run_id} cannot be repeated here: 1 of 5 prompts would be others (first: example "
-        f"'{table.loc[0, 'example_id']}'). The task's files, its wording or bioquant (then 0.1.0) have changed since: run "
-        "the cell and its baseline again, or register where they are as they were."
+        f"'{table.loc[0, 'example_id']}'). The task's files, its wording or bioquant (then 0.1.0) have changed since: "
+        "run the cell and its baseline again, or register where they are as they were."
     )
 
 
@@ -288,8 +290,8 @@ def test_files_that_were_deleted_are_told(store: Store, candidate: str) -> None:
     with pytest.raises(RegistryError) as caught:
         versions.fetch(store, made.uri)
     assert str(caught.value) == (
-        f"model 'models:/deleted/{made.version}' has no files where MLflow looks for them ({version.source}): were they "
-        "moved or deleted? Register it again."
+        f"model 'models:/deleted/{made.version}' has no files where MLflow looks for them ({version.source}): were "
+        "they moved or deleted? Register it again."
     )
 
 
@@ -320,8 +322,8 @@ def test_a_recommendation_that_chose_nothing_registers_nothing(
     with pytest.raises(RegistryError) as caught:
         recommended.read(store, run_id, RegistryChoice.task, None)
     assert str(caught.value) == (
-        f"recommendation {run_id} chose nothing: no cell is shown to meet policy 'default, adjusted', which registering "
-        "one would say. Its report names what comes nearest."
+        f"recommendation {run_id} chose nothing: no cell is shown to meet policy 'default, adjusted', which "
+        "registering one would say. Its report names what comes nearest."
     )
     with pytest.raises(RegistryError, match=f"recommendation {run_id} found no one model for all tasks"):
         recommended.read(store, run_id, RegistryChoice.overall, None)

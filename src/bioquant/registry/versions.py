@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
-import mlflow
 from filelock import FileLock
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel
@@ -145,13 +144,14 @@ def create(store: Store, wanted: Wanted, model: LoggedModel) -> Registered:
 
 @contextmanager
 def _at(store: Store) -> Generator[None]:
-    """Where MLflow resolves `models:/`: whatever client is asked, it looks at its own global address."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store.uri)
+    """Where MLflow resolves `models:/`: whatever client is asked, it looks at the address of its environment."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = store.uri
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        del os.environ["MLFLOW_TRACKING_URI"]
+        os.environ.update({} if before is None else {"MLFLOW_TRACKING_URI": before})
 
 
 def _registered_model(store: Store, wanted: Wanted) -> None:

@@ -71,7 +71,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "arguments",
-        nargs="+",
+        nargs="*",
         metavar="models:/NAME@ALIAS [key=value]",
         help="the version, by alias or as models:/NAME/NUMBER; settings",
     )
