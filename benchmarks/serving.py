@@ -27,6 +27,7 @@ from bioquant import compose, datasets, run
 
 BIN = Path(sys.executable).parent
 CLIENTS = (1, 4, 16)
+HEADINGS = "clients requests/s   p50 ms   p95 ms  answered not answered"
 
 
 def command(root: Path, *arguments: str) -> str:
@@ -114,9 +115,7 @@ def main() -> None:
             at = port()
             with server([part.replace("{}", str(at)) for part in arguments], at) as address:
                 measure(address, bodies, 1, 3)  # warm
-                print(
-                    f"\n{name}\n{'clients':>7} {'requests/s':>10} {'p50 ms':>8} {'p95 ms':>8} {'answered':>9} {'not answered':>12}"
-                )
+                print(f"\n{name}\n{HEADINGS}")
                 for clients in CLIENTS:
                     print(measure(address, bodies, clients, options.seconds), flush=True)
 
