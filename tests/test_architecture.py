@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Later floors may import earlier ones, never the other way round.
 FLOORS = [
     {"errors", "records", "places", "embedding", "launching", "task_schema"},
-    {"config"},
+    {"config", "endpoints"},
     {"validation", "hardware"},
     {"statistics"},
     {"metrics"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"tasks"},
     {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
     {"plan", "datasets", "compose", "grid", "progress", "journal", "timeline", "attempts", "files"},
-    {"evidence"},
+    {"evidence", "recipe"},
     {"compare", "selection"},
     {"study", "wording"},
     {"recommend"},
@@ -29,8 +29,8 @@ FLOORS = [
     {"capacity"},
     {"loading"},
     {"run", "runs", "report"},
-    {"sweep", "inspection", "lengths"},
-    {"costs"},
+    {"sweep", "inspection", "lengths", "serving"},
+    {"costs", "registry"},
     {"forecast"},
     {"expected"},
     {"verbs"},
@@ -40,9 +40,11 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 ONLY_IN = {
     "torch": {"models", "engine", "measure", "memory", "embedding", "verbs.doctor"},
-    "mlflow": {"tracking", "runs"},
+    "mlflow": {"tracking", "runs", "registry", "serving.model", "serving.model_code"},
     "hydra": {"compose", "verbs.run"},
     "bitsandbytes": {"models"},
+    "fastapi": {"serving.app", "serving.server"},
+    "uvicorn": {"serving.server"},
 }
 
 LONGEST_FUNCTION = 40

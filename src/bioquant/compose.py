@@ -270,3 +270,36 @@ def load_option(path: Path, schema: type) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path.name}: {_reason(str(error), error)}") from error
+
+
+def part(group: str, schema: type, overrides: Sequence[str], config_dir: str | None = None) -> Any:
+    """A group that no run depends on (`registry`, `serve`): `GROUP=OPTION`, else its default, and `GROUP.KEY=VALUE`.
+
+    Raises ConfigError.
+    """
+    chosen = [override.partition("=")[2] for override in overrides if override.startswith(f"{group}=")]
+    found = {path.stem: path for folder in _folders(group, config_dir) for path in sorted(folder.glob("*.yaml"))}
+    option = chosen[-1] if chosen else "default"
+    if option not in found:
+        raise ConfigError(unknown(group, option, found))
+    known = [f"{group}.{key.name}" for key in fields(schema) if key.name != "name"]
+    given = [override for override in overrides if not override.startswith(f"{group}=")]
+    for override in given:
+        key = override.partition("=")[0]
+        if key not in known:
+            raise ConfigError(f"key '{key}' is not known{did_you_mean(key, known)} There are: {', '.join(known)}.")
+    try:
+        values = OmegaConf.from_dotlist([override.removeprefix(f"{group}.") for override in given])
+        base = OmegaConf.structured(load_option(found[option], schema))
+        return OmegaConf.to_object(OmegaConf.merge(base, values))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}.{_reason(str(error), error)}") from error
+    except MarkedYAMLError as error:
+        raise ConfigError(
+            f"{' '.join(given)} cannot be read: {error.problem}; quote values with special signs."
+        ) from error
+
+
+def _folders(group: str, config_dir: str | None) -> list[Path]:
+    """Where a group's options are; those of the user's own folder come last, and win."""
+    return [folder / group for folder in (conf_dir(), *([Path(config_dir)] if config_dir else []))]

@@ -7,7 +7,9 @@ BioquantError                 anything this package raises on purpose; ends a ru
 │   ├── ModelError            an absent or gated checkpoint, a wrong checksum
 │   ├── QuantError            a recipe this device cannot run
 │   ├── DoesNotFitError       a model that is predicted to need more memory than the device has
-│   └── TrackingError         a tracking server or store that cannot be used
+│   ├── TrackingError         a tracking server or store that cannot be used
+│   ├── RegistryError         a model version that cannot be made, or is not there
+│   └── RequestError          a request that a service cannot answer
 ├── OutOfMemoryError          the device has not the memory for one example
 ├── DiskFullError             a disk that cannot take what a run writes
 ├── QuantNotAppliedError      the recipe left the model as it was: its score would be a lie
@@ -69,6 +71,19 @@ class TrackingError(UserError):
     """A tracking server or store that cannot be reached or written."""
 
     kind = "tracking"
+
+
+class RegistryError(UserError):
+    """A model version that cannot be made, or is not there."""
+
+    kind = "registry"
+
+
+class RequestError(UserError):
+    """A request that a service cannot answer. status: HTTP's word for it."""
+
+    kind = "request"
+    status = 400
 
 
 class QuantNotAppliedError(BioquantError):

@@ -43,13 +43,16 @@ def load(config: RunConfig) -> Loaded:
     return LOADERS[config.engine.name](config)
 
 
-def with_transformers(config: RunConfig) -> Loaded:
-    """Loaded by transformers, answered by the engine of ours."""
+def with_transformers(config: RunConfig, *, quantized: bool = False) -> Loaded:
+    """Loaded by transformers, answered by the engine of ours.
+
+    quantized: whether the checkpoint holds weights that this very recipe has quantized (see `models.saved`).
+    """
     device = models.resolve_device(config.engine.device)
     meter = MemoryMeter(device)
     meter.reset()
     capacity.check(config, device)
-    loaded = models.load(config.model, config.quant, config.engine.device)
+    loaded = models.load(config.model, config.quant, config.engine.device, quantized=quantized)
     model, compile_s = ready(loaded, config)
     return Loaded(model, loaded.report, loaded.load_s, compile_s, meter.peak().allocated_mib)
 

@@ -109,6 +109,19 @@ def steps_can_be_graphs(quant: QuantConfig) -> bool:
     return quant.method is not QuantMethod.bnb_int8
 
 
+def unsavable(quant: QuantConfig) -> str | None:
+    """Why the recipe's quantized weights cannot be stored and loaded again; None where they can."""
+    match quant.method:
+        case QuantMethod.bnb_int8 | QuantMethod.bnb_4bit:
+            return None
+        case QuantMethod.none:
+            return "it quantizes nothing"
+        case QuantMethod.quanto:
+            return "quanto's weights come back from transformers' loader as noise, without an error"
+        case _:
+            assert_never(quant.method)
+
+
 def library(quant: QuantConfig) -> str | None:
     """The distribution that does the quantizing."""
     return LIBRARIES[quant.method]

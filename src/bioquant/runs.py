@@ -45,7 +45,7 @@ IDS_PER_TAG = 150
 
 
 def open_existing(config: TrackingConfig) -> Store:
-    """The store that runs were logged to. Raises TrackingError where there is none: reading must not make one."""
+    """The store that runs were logged to. Raises TrackingError where it is away, or none: reading must not make one."""
     uri = places.tracking_uri(config.uri)
     path = uri.removeprefix("sqlite:///")
     if path != uri and not Path(path).exists():
@@ -53,7 +53,7 @@ def open_existing(config: TrackingConfig) -> Store:
             f"tracking store '{path}' does not exist yet: log runs first, for example: bioquant run "
             "experiment=quickstart, or name another store with --uri"
         )
-    return open_store(config)
+    return open_store(config, to_read=True)
 
 
 def read(store: Store) -> list[LoggedRun]:
@@ -66,20 +66,30 @@ def read(store: Store) -> list[LoggedRun]:
             f"tracking store '{store.uri}' holds no finished cell: log some with bioquant run -m …, or name another "
             "store with --uri and another experiment with tracking.experiment="
         )
-    models = {run.data.params["model"]: run for run in reversed(latest.values())}
+    return described(store, list(latest.values()))
+
+
+def described(store: Store, found: Sequence[Run]) -> list[LoggedRun]:
+    """Finished cells with what their models and machines are, which is looked up once each. Raises TrackingError."""
+    models = {run.data.params["model"]: run for run in reversed(found)}
     facts = {name: _facts(store, run) for name, run in models.items()}
-    machines = {_host(run): run for run in reversed(latest.values())}
+    machines = {_host(run): run for run in reversed(found)}
     named = {host: _machine(store, run) for host, run in machines.items()}
-    return [_logged(run, facts[run.data.params["model"]], named[_host(run)]) for run in latest.values()]
+    return [_logged(run, facts[run.data.params["model"]], named[_host(run)]) for run in found]
 
 
-def _finished(store: Store) -> Iterator[Run]:
+def of_cell(store: Store, cell_id: str) -> list[Run]:
+    """The finished runs of one cell, the latest first."""
+    return list(_finished(store, f"{FINISHED_CELLS} and tags.cell_id = '{cell_id}'"))
+
+
+def _finished(store: Store, condition: str = FINISHED_CELLS) -> Iterator[Run]:
     """Page by page, the latest first."""
     token: str | None = None
     while True:
         page = store.client.search_runs(
             [store.experiment_id],
-            FINISHED_CELLS,
+            condition,
             max_results=PAGE,
             order_by=["attributes.start_time DESC"],
             page_token=token,

@@ -60,9 +60,10 @@ def compute_capability(place: str) -> float | None:
     return float("{}.{}".format(*torch.cuda.get_device_capability(place))) if place.startswith("cuda") else None
 
 
-def load(model: ModelConfig, quant: QuantConfig, device: Device) -> LoadedModel:
+def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: bool = False) -> LoadedModel:
     """Fetch, load, quantize and check a model.
 
+    quantized: the checkpoint holds weights that this recipe has already quantized (see `models.saved`).
     Raises ModelError (absent, gated, damaged checkpoint), QuantError (a recipe that cannot run here or cannot quantize
     this model), OutOfMemoryError, and QuantNotAppliedError (a recipe that left the model as it was).
     """
@@ -70,10 +71,10 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device) -> LoadedModel:
     quantization.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
     dtype = getattr(torch, model.dtype)
     # Quanto's int4 weights fail in a forward pass under inference_mode unless they were made under it.
-    with _quiet() as said, torch.inference_mode(quant.method is QuantMethod.quanto):
+    with quiet() as said, torch.inference_mode(quant.method is QuantMethod.quanto):
         folder = prepare(model)
         started = time.perf_counter()
-        arguments = _loader_arguments(model, quant, place)
+        arguments = _loader_arguments(model, None if quantized else quantization.loader_config(quant, model), place)
         try:
             network, tokenizer = _draw(model, arguments) if folder is None else _read(model, folder, arguments)
         except RuntimeError as error:
@@ -91,7 +92,7 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device) -> LoadedModel:
 
 def tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer alone. Raises ModelError."""
-    with _quiet():
+    with quiet():
         folder = prepare(model)
         return _tokenizer(model, folder)
 
@@ -111,13 +112,12 @@ def prepare(model: ModelConfig) -> Path | None:
             assert_never(model.source)
 
 
-def _loader_arguments(model: ModelConfig, quant: QuantConfig, place: str) -> dict[str, Any]:
+def _loader_arguments(model: ModelConfig, config: object | None, place: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "dtype": getattr(torch, model.dtype),
         "device_map": {"": place},
         "output_loading_info": True,
     }
-    config = quantization.loader_config(quant, model)
     return arguments if config is None else {**arguments, "quantization_config": config}
 
 
@@ -200,13 +200,14 @@ def _check_dtypes(network: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def _quiet() -> Generator[list[str]]:
+def quiet() -> Generator[list[str]]:
     """No progress bars and no loading reports on the terminal; what was reported is in the list that is given.
 
     bitsandbytes warns once a layer and forward pass that LLM.int8() rounds its inputs to float16, which is how that
-    method works; this one message is dropped for good, and no other.
+    method works, and on a CPU that a kernel could be fetched from the hub. These two are dropped for good, no other.
     """
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_the_int8_cast)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_the_hub_kernel)
     said: list[str] = []
     reports = logging.getLogger("transformers.modeling_utils")
 
@@ -227,3 +228,7 @@ def _quiet() -> Generator[list[str]]:
 
 def _not_the_int8_cast(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast")
+
+
+def _not_the_hub_kernel(record: logging.LogRecord) -> bool:
+    return "from kernels-community" not in str(record.msg)

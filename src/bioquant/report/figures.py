@@ -114,7 +114,7 @@ def _draw(axes: Axes, points: Sequence[Point], colours: Mapping[str, str]) -> No
     for (series, state, beaten), some in alike.items():
         costs, faint = [point.cost for point in some], 0.35 if beaten else 1.0
         lows, highs = [point.low for point in some], [point.high for point in some]
-        axes.vlines(costs, lows, highs, colors=colours[series], alpha=0.4 * faint, linewidth=1.2)
+        axes.vlines(costs, lows, highs, colors=colours[series], alpha=0.6 * faint, linewidth=1.2)
         axes.plot(
             costs,
             [point.quality for point in some],

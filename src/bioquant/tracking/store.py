@@ -42,11 +42,12 @@ class Store:
         return client_of(self.uri)
 
 
-def open_store(config: TrackingConfig) -> Store:
+def open_store(config: TrackingConfig, *, to_read: bool = False) -> Store:
     """Connect, make the experiment where it is missing. Safe under a parallel first use.
 
     Where the server is away, a store that this project has used before opens all the same: what is logged is
-    spooled and delivered later. Raises TrackingError, within seconds, where it was never used or cannot be.
+    spooled and delivered later. Raises TrackingError, within seconds, where it was never used or cannot be; also, where
+    it is wanted to be read, while it is away.
     """
     from bioquant.tracking import connection
     from bioquant.tracking.carrier import Carrier
@@ -59,7 +60,7 @@ def open_store(config: TrackingConfig) -> Store:
         experiment_id = connection.connect(uri, config.experiment)
         spool.remember(uri=places.without_password(uri), experiment=config.experiment, experiment_id=experiment_id)
     except connection.StoreAwayError as error:
-        if known is None:
+        if known is None or to_read:
             raise
         print(
             f"warning: tracking store '{places.without_password(uri)}': {error.reason}. What is logged waits on "

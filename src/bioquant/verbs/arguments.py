@@ -1,14 +1,14 @@
 """What the verbs over logged runs are given: which runs, from which store, under which policy."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bioquant import compose, selection
 from bioquant.compare import Compared, compare
 from bioquant.config import PolicyConfig
-from bioquant.errors import ConfigError, unknown
+from bioquant.errors import ConfigError, did_you_mean, unknown
 
 if TYPE_CHECKING:
     from bioquant.tracking import Store
@@ -63,3 +63,34 @@ def gather(options: argparse.Namespace) -> Gathered:
     compared = compare(sets, policy)
     compared = replace(compared, refusals=(*refusals, *compared.refusals))
     return Gathered(store=store, policy=policy, compared=compared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A verb's `key=value` arguments: its own by key, and those of the configuration by group, as overrides."""
+
+    own: Mapping[str, str]
+    overrides: Mapping[str, Sequence[str]]
+
+    def of(self, *groups: str) -> list[str]:
+        """The overrides of these groups."""
+        return [override for group in groups for override in self.overrides[group]]
+
+
+def settings(arguments: Sequence[str], keys: Sequence[str], groups: Sequence[str]) -> Settings:
+    """Split what a verb is given. Raises ConfigError for an argument that is neither."""
+    own: dict[str, str] = {}
+    overrides: dict[str, list[str]] = {group: [] for group in groups}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        group = key.partition(".")[0]
+        if key in keys and value:
+            own[key] = value
+        elif equals and group in groups:
+            overrides[group].append(argument)
+        elif not equals or key in keys:
+            raise ConfigError(f"'{argument}' cannot be read: write key=value.")
+        else:
+            known = ", ".join([*(f"{own}=…" for own in keys), *(f"{group}=… and {group}.KEY=…" for group in groups)])
+            raise ConfigError(f"key '{key}' is not known{did_you_mean(key, (*keys, *groups))} There are: {known}.")
+    return Settings(own=own, overrides=overrides)
