@@ -25,6 +25,9 @@ LIBRARIES = {
 MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto"}
 """What each of these distributions is imported as."""
 
+INSTALLS = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum-quanto"}
+"""What pip is asked for."""
+
 
 def check(quant: QuantConfig, model: ModelConfig, device: Device, capability: float | None) -> None:
     """Whether the recipe makes sense and can run on this device (see `unmet`). Raises QuantError."""
@@ -39,12 +42,22 @@ def unmet(quant: QuantConfig, model: ModelConfig, device: Device, capability: fl
 
     device: cpu or cuda. capability: the CUDA device's; None where it is not known, and then nothing is said of it.
     """
-    needs, size, who = quant.requires, model.num_parameters, f"quant '{quant.name}'"
+    return unmet_by_device(quant, device, capability) or _unmet_by_model(quant, model)
+
+
+def unmet_by_device(quant: QuantConfig, device: Device, capability: float | None) -> str | None:
+    """What of `quant.requires` this device has not, whatever the model."""
+    needs, who = quant.requires, f"quant '{quant.name}'"
     if device not in needs.devices:
         return f"{who} does not run on {device} (quant.requires.devices: {', '.join(needs.devices)})"
     if needs.compute_capability and capability is not None and capability < needs.compute_capability:
         wanted = f"quant.requires.compute_capability={needs.compute_capability}"
         return f"{who} needs a newer GPU ({wanted}, this one has {capability})"
+    return None
+
+
+def _unmet_by_model(quant: QuantConfig, model: ModelConfig) -> str | None:
+    needs, size, who = quant.requires, model.num_parameters, f"quant '{quant.name}'"
     if needs.calibrated and quant.method not in model.calibrated:
         return f"{who} needs a checkpoint calibrated for {quant.method} (model.calibrated of '{model.name}')"
     if size is not None and needs.min_parameters is not None and size < needs.min_parameters:
@@ -69,7 +82,9 @@ def check_recipe(quant: QuantConfig) -> None:
             f"quant '{quant.name}': compute_dtype={quant.compute_dtype} has no effect with method '{quant.method}', "
             "which computes in the model's dtype: set model.dtype instead."
         )
-    _check_library(quant)
+    lacking = lacking_library(quant)
+    if lacking is not None:
+        raise QuantError(lacking)
 
 
 def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
@@ -127,11 +142,12 @@ def library(quant: QuantConfig) -> str | None:
     return LIBRARIES[quant.method]
 
 
-def _check_library(quant: QuantConfig) -> None:
-    """Found, not imported: an import of bitsandbytes takes seconds."""
+def lacking_library(quant: QuantConfig) -> str | None:
+    """What to install for the recipe; None where nothing. Found, not imported: bitsandbytes alone takes seconds."""
     name = library(quant)
-    if name is not None and not _installed(MODULES[name]):
-        raise QuantError(f"quant '{quant.name}' needs {name}, which is not installed: pip install {name}")
+    if name is None or _installed(MODULES[name]):
+        return None
+    return f"quant '{quant.name}' needs {name}, which is not installed: pip install {INSTALLS[name]}"
 
 
 def _installed(module: str) -> bool:
