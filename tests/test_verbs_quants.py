@@ -70,7 +70,8 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(
     monkeypatch.setitem(quantization.MODULES, "bitsandbytes", "bioquant.no_such_module")
     quants.main([])
     out = capsys.readouterr().out
-    assert "quant 'bnb_int8' needs bitsandbytes, which is not installed: pip install bitsandbytes" in out
+    said = " ".join(out.split())
+    assert "quant 'bnb_int8' needs bitsandbytes, which is not installed: pip install bitsandbytes" in said
     assert next(line for line in out.splitlines() if line.startswith("bnb_int8")).split()[-1] == "no"
 
 

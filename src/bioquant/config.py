@@ -64,6 +64,7 @@ class QuantMethod(StrEnum):
     bnb_int8 = "bnb_int8"
     bnb_4bit = "bnb_4bit"
     quanto = "quanto"
+    torchao = "torchao"
 
 
 class Domain(StrEnum):
@@ -111,10 +112,11 @@ class ModelConfig:
 
 
 class WeightFormat(StrEnum):
-    """How a quantized weight is stored."""
+    """How a quantized weight is stored. fp8: float8_e4m3fn, by torch's name."""
 
     none = "none"
     int8 = "int8"
+    fp8 = "fp8"
     int4 = "int4"
     nf4 = "nf4"
     fp4 = "fp4"

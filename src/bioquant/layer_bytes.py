@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import assert_never
 
-from bioquant.config import QuantConfig, QuantMethod
+from bioquant.config import QuantConfig, QuantMethod, WeightFormat
 
 FLOAT32 = 4
 BLOCK = 64
@@ -52,6 +52,8 @@ def quantized_bytes(layer: LinearLayer, quant: QuantConfig, itemsize: int) -> in
             return bnb_4bit_bytes(layer, double_quant=quant.double_quant)
         case QuantMethod.quanto:
             return quanto_bytes(layer, quant.bits, itemsize)
+        case QuantMethod.torchao:
+            return torchao_bytes(layer, quant.weight_format)
         case _:
             assert_never(quant.method)
 
@@ -78,6 +80,12 @@ def quanto_bytes(layer: LinearLayer, bits: int, itemsize: int) -> int:
     """
     scales = layer.out_features if bits == 8 else 2 * quanto_groups(layer)
     return layer.size * bits // 8 + 2 * FLOAT32 + scales * itemsize
+
+
+def torchao_bytes(layer: LinearLayer, weight_format: WeightFormat) -> int:
+    """1 a weight and a float32 scale a row; for int8 also a zero point of 1 byte a row, which is 0."""
+    zero_points = layer.out_features if weight_format is WeightFormat.int8 else 0
+    return layer.size + layer.out_features * FLOAT32 + zero_points
 
 
 def quanto_groups(layer: LinearLayer) -> int:

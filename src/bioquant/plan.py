@@ -23,7 +23,7 @@ from bioquant.records import Dataset, Example
 LIBRARIES = ("bioquant", "torch", "transformers", "bitsandbytes", "optimum-quanto", "accelerate")
 """Whose versions a fingerprint holds."""
 
-EXTRAS = ("vllm", "vllm-bnb-plugin")
+EXTRAS = ("vllm", "vllm-bnb-plugin", "torchao")
 """As those, where they are installed."""
 
 BASELINE = QuantConfig(name="none", method=QuantMethod.none, weight_format=WeightFormat.none, bits=0)

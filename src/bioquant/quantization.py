@@ -1,5 +1,6 @@
 """A quantization recipe → what the transformers loader needs, and what cannot run here. No torch, no loading."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import assert_never
 
@@ -11,6 +12,7 @@ FORMATS = {
     QuantMethod.bnb_int8: (WeightFormat.int8,),
     QuantMethod.bnb_4bit: (WeightFormat.nf4, WeightFormat.fp4),
     QuantMethod.quanto: (WeightFormat.int8, WeightFormat.int4),
+    QuantMethod.torchao: (WeightFormat.int8, WeightFormat.fp8),
 }
 """The weight formats each method has."""
 
@@ -19,14 +21,15 @@ LIBRARIES = {
     QuantMethod.bnb_int8: "bitsandbytes",
     QuantMethod.bnb_4bit: "bitsandbytes",
     QuantMethod.quanto: "optimum-quanto",
+    QuantMethod.torchao: "torchao",
 }
 """The distribution each method needs."""
 
-MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto"}
+MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto", "torchao": "torchao"}
 """What each of these distributions is imported as."""
 
-INSTALLS = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum-quanto"}
-"""What pip is asked for."""
+INSTALLS = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum-quanto", "torchao": "'bioquant[torchao]'"}
+"""What pip is asked for: transformers imports torchao wherever it is installed, which takes every process 2 s."""
 
 
 def check(quant: QuantConfig, model: ModelConfig, device: Device, capability: float | None) -> None:
@@ -88,7 +91,7 @@ def check_recipe(quant: QuantConfig) -> None:
 
 
 def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
-    """The `quantization_config` for transformers' from_pretrained: BitsAndBytesConfig, QuantoConfig or None.
+    """The `quantization_config` of from_pretrained: BitsAndBytesConfig, QuantoConfig, TorchAoConfig or None.
 
     Four-bit recipes multiply in `quant.compute_dtype`, else in the model's dtype. The other methods take no such
     argument: their activations have the model's dtype. LLM.int8() rounds them to float16 and int8 within each product
@@ -115,8 +118,22 @@ def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
             )
         case QuantMethod.quanto:
             return QuantoConfig(weights=str(quant.weight_format), modules_to_not_convert=quant.skip_modules)
+        case QuantMethod.torchao:
+            return _torchao_config(quant)
         case _:
             assert_never(quant.method)
+
+
+def _torchao_config(quant: QuantConfig) -> object:
+    """Weight-only, a scale a row. torchao would also set torch's inductor and its float32 products for the process."""
+    from transformers import TorchAoConfig
+
+    library = import_module("torchao.quantization")
+    # transformers 5.23 holds the names against those of weights here, where a module's own name ends no weight's.
+    skipped = [*quant.skip_modules, *(f"{name}.weight" for name in quant.skip_modules)]
+    int8 = quant.weight_format is WeightFormat.int8
+    weight_only = library.Int8WeightOnlyConfig if int8 else library.Float8WeightOnlyConfig
+    return TorchAoConfig(weight_only(set_inductor_config=False), modules_to_not_convert=skipped)
 
 
 def steps_can_be_graphs(quant: QuantConfig) -> bool:
@@ -127,7 +144,7 @@ def steps_can_be_graphs(quant: QuantConfig) -> bool:
 def unsavable(quant: QuantConfig) -> str | None:
     """Why the recipe's quantized weights cannot be stored and loaded again; None where they can."""
     match quant.method:
-        case QuantMethod.bnb_int8 | QuantMethod.bnb_4bit:
+        case QuantMethod.bnb_int8 | QuantMethod.bnb_4bit | QuantMethod.torchao:
             return None
         case QuantMethod.none:
             return "it quantizes nothing"

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -9,6 +10,8 @@ from bioquant import compose, hardware, layer_bytes, quantization, tables
 from bioquant.config import Device, QuantConfig, QuantMethod
 from bioquant.engine import offers
 from bioquant.hardware import Gpu
+
+WIDTH = 80
 
 HEADINGS = ("quant", "weights", "bits", "needs", "runs on", "saved", "vllm", "here")
 
@@ -102,7 +105,7 @@ def show(found: Sequence[Standing]) -> None:
     print(LEGEND)
     print(f"left alone: embeddings, norms, {', '.join(sorted({name for one in found for name in one.keeps}))}")
     for reason in (one.missing for one in found if one.missing is not None):
-        print(reason)
+        print(textwrap.fill(reason, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def line(one: Standing) -> list[str]:
