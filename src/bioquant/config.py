@@ -143,6 +143,7 @@ class QuantConfig:
 
     bits: of one quantized weight, without its quantization state.
     compute_dtype: of the matrix products; null takes the model's.
+    check: whether the loaded model reads a fixed text before it is evaluated, beside the unquantized model.
     """
 
     name: str = MISSING
@@ -154,6 +155,7 @@ class QuantConfig:
     compute_dtype: Dtype | None = None
     skip_modules: list[str] = field(default_factory=lambda: ["lm_head"])
     requires: RequiresConfig = field(default_factory=RequiresConfig)
+    check: bool = False
 
 
 class ShotSelection(StrEnum):

@@ -73,6 +73,7 @@ def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...] = ()
         "measure": asdict(config.measure),
         "device": config.engine.device,
         "versions": versions(),
+        **({"check": True} if config.quant.check else {}),
     }
     return RunPlan(
         config=config,
@@ -134,7 +135,7 @@ def _quant(quant: QuantConfig) -> dict[str, object]:
     """The unquantized recipe has no settings: its bits and formats must not make two baselines of one."""
     if quant.method is QuantMethod.none and quant.compute_dtype is None:
         return {"method": "none"}
-    return _without(asdict(quant), ("name", "bits", "requires"))
+    return _without(asdict(quant), ("name", "bits", "requires", "check"))
 
 
 def _task(task: TaskConfig) -> dict[str, object]:

@@ -12,6 +12,8 @@ ENGINES = ("transformers", "vllm")
 
 def check(config: RunConfig) -> None:
     """Refuse a cell whose engine is not here or cannot quantize to its recipe. Raises ConfigError, QuantError."""
+    if config.engine.name == "vllm" and config.quant.check:
+        raise ConfigError("quant.check=true: engine 'vllm' gives no logits: leave it out, or set engine=transformers.")
     check_engine(config.engine)
     reason = unmet(config)
     if reason is not None:
