@@ -82,7 +82,7 @@ def test_weights_that_unpack_themselves_end_it():
     loaded = models.load(TINY, QUANTS["quanto_int8"], Device.cpu)
 
     def unpack(module: torch.nn.Module, *_: object) -> None:
-        module.register_buffer("unpacked", torch.zeros(1000))
+        module.register_buffer("unpacked", torch.zeros(100_000))
 
     loaded.model.register_forward_hook(unpack)
     before = loaded.report.bytes_after
@@ -90,7 +90,7 @@ def test_weights_that_unpack_themselves_end_it():
         check.check(loaded, TINY, QUANTS["quanto_int8"])
     assert str(error.value) == (
         "quant 'quanto_int8' of model 'tiny_random' unpacks its weights when they are used: "
-        f"{before:,} bytes have become {before + 4000:,}. Choose another recipe."
+        f"{before:,} bytes have become {before + 400_000:,}. Choose another recipe."
     )
 
 
@@ -120,9 +120,11 @@ def test_a_run_keeps_what_was_checked(bioquant: Command, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_smollm2_knows_the_text_and_four_bits_cost_it_something(cache: Path):
+@pytest.mark.parametrize("name", ["bnb_nf4", "bnb_nf4_dq"])
+def test_smollm2_knows_the_text_and_four_bits_cost_it_something(cache: Path, name: str):
+    quant = QUANTS[name]
     expected = check.expected(SMOLLM2, Device.cpu)
-    found = check.check(models.load(SMOLLM2, NF4, Device.cpu), SMOLLM2, NF4, expected)
+    found = check.check(models.load(SMOLLM2, quant, Device.cpu), SMOLLM2, quant, expected)
     assert found.kl is not None
     assert found.baseline_perplexity is not None
     assert 5 < found.baseline_perplexity < found.perplexity < 3 * found.baseline_perplexity

@@ -52,6 +52,11 @@ NOISE = 10.0
 """Times the unquantized model's perplexity from which on a warning is due: 4-bit recipes stay below 2."""
 
 
+UNPACKED = 1.1
+"""Times the loaded bytes from which on a model has unpacked its weights: bitsandbytes, which packs 4-bit layers anew on
+CPUs with AVX512-BF16, adds 1 % to double-quantized ones."""
+
+
 def expected(model: ModelConfig, device: Device) -> Tensor:
     """The unquantized model's log-probabilities, (tokens, vocabulary), float32 on the CPU: from disk, else computed.
 
@@ -86,7 +91,7 @@ def check(loaded: LoadedModel, model: ModelConfig, quant: QuantConfig, baseline:
     """
     found, ids = _read(loaded, model, quant)
     after = proof.report(loaded.model, quant, getattr(torch, model.dtype), loaded.device).bytes_after
-    if after > loaded.report.bytes_after:
+    if after > UNPACKED * loaded.report.bytes_after:
         raise BrokenQuantError(
             f"quant '{quant.name}' of model '{model.name}' unpacks its weights when they are used: "
             f"{loaded.report.bytes_after:,} bytes have become {after:,}. Choose another recipe."
