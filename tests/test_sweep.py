@@ -78,6 +78,9 @@ def test_a_sweep_is_a_parent_run_with_its_cells_as_children(bioquant: Command, t
     assert len(json.loads(result.stdout)) == 4
     assert not list(tmp_path.rglob("multirun/**/mlflow.db"))
     assert_artifacts(tmp_path, candidate.info.run_id)
+    course = client(tmp_path).get_metric_history(candidate.info.run_id, "system/cpu_utilization_percentage")
+    assert [reading.step for reading in course] == list(range(len(course)))
+    assert course
 
 
 def assert_artifacts(root: Path, run_id: str) -> None:
