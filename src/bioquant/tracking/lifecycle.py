@@ -29,8 +29,8 @@ TABLE_COLUMNS = ["example_id", "prompt", "output", "answer", "target", "correct"
 PATIENCE_S = 5.0
 """How long a run's start waits for its MLflow id before it goes on with a local key."""
 
-REQUEUED = -1
-"""How submitit exits from inside a job, once it has queued it again."""
+REQUEUED = (-1, 144)
+"""How submitit exits from inside a job, once it has queued it again: on SLURM, and in its local mode."""
 
 MOST_POINTS = 1000
 """Values that MLflow takes in one call."""
@@ -147,7 +147,7 @@ def closing(store: Store, run_id: str, folder: Path) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == REQUEUED):
+        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in REQUEUED):
             end_run(store, run_id, "KILLED")
             raise
         log_failure(store, run_id, folder)
