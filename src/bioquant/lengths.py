@@ -56,10 +56,8 @@ class Texts:
 
     def after(self, system_prompt: str | None) -> "Texts":
         """As a model is asked that has this system prompt."""
-        if not system_prompt:
-            return self
-        system = Message(role="system", content=system_prompt)
-        return replace(self, read=tuple((system, *messages) for messages in self.read))
+        system = prompts.system_turn(system_prompt)
+        return replace(self, read=tuple((*system, *messages) for messages in self.read))
 
 
 class Reader:
