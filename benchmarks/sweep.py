@@ -1,14 +1,12 @@
 """What the platform costs beside the model: the same cells as one sweep, and through Hydra's basic launcher.
 
-    python benchmarks/sweep.py overhead --seeds 15        # 2 quants x 4 tasks x 15 seeds = 120 cells of tiny_random
-    python benchmarks/sweep.py scaling --model llama_3_1_8b --task medqa,hoc --limit 200   # one GPU, then two
+    python benchmarks/sweep.py --seeds 15 --basic-seeds 5     # 2 quants x 4 tasks x 15 seeds: 120 cells of tiny_random
 
 Model time is what the cells themselves report: loading (once a worker in a sweep, once a cell otherwise) and answering.
 The rest of the wall time, over the cells, is the platform's: starting, planning, reading data, scoring, files, logging.
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -17,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 from mlflow import MlflowClient
@@ -35,13 +33,18 @@ TINY = (
 
 @dataclass(frozen=True)
 class Timed:
-    """A command's wall and CPU seconds, and the seconds its cells' models loaded and answered."""
+    """A command's wall and CPU seconds, and the seconds its cells' models loaded and answered.
+
+    working_s: from the first cell's start to the last one's end.
+    """
 
     cells: int
     wall_s: float
     cpu_s: float
+    working_s: float
     answering_s: float
     loading_s: float
+    device: str
 
     def overhead_s(self) -> float:
         """Of the platform, a cell."""
@@ -52,9 +55,9 @@ def timed(arguments: Sequence[str]) -> Timed:
     """Run the command in an empty project of its own."""
     with tempfile.TemporaryDirectory() as root:
         environment = {**os.environ, "BIOQUANT_ROOT": root, "HF_HUB_OFFLINE": "1"}
-        command = [Path(sys.executable).with_name("bioquant"), "run", "-m", *arguments]
+        command = [sys.executable, "-m", "bioquant", "run", "-m", *arguments]
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
         wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return summed(cells_of(root), wall, cpu, grouped="hydra/launcher=basic" not in arguments)
@@ -77,54 +80,40 @@ def summed(cells: Sequence[Any], wall_s: float, cpu_s: float, *, grouped: bool) 
     loads = {
         (run.data.params["quant"] if grouped else run.info.run_id): run.data.metrics["load/seconds"] for run in cells
     }
-    return Timed(len(cells), wall_s, cpu_s, answering, sum(loads.values()))
+    working_ms = max(run.info.end_time for run in cells) - min(run.info.start_time for run in cells)
+    device = cells[0].data.tags["device.name"]
+    return Timed(len(cells), wall_s, cpu_s, working_ms / 1000, answering, sum(loads.values()), device)
 
 
-def show(name: str, found: Timed) -> None:
+HEADING = "| {} | cells | wall s | CPU s | answering s | loading s | platform s a cell |\n|" + " --- |" * 7
+
+
+def line(name: str, found: Timed) -> str:
     """One line of the table."""
-    print(
+    return (
         f"| {name} | {found.cells} | {found.wall_s:.1f} | {found.cpu_s:.1f} | {found.answering_s:.1f} "
-        f"| {found.loading_s:.1f} | {found.overhead_s():.2f} |",
-        flush=True,
+        f"| {found.loading_s:.1f} | {found.overhead_s():.2f} |"
     )
 
 
-def overhead(options: argparse.Namespace) -> None:
-    """The grouped launcher against Hydra's own."""
-    arguments = (*TINY, f"seed=range(0,{options.seeds})")
-    show("grouped", timed(arguments))
-    show("basic", timed((*arguments, "hydra/launcher=basic")))
-
-
-def scaling(options: argparse.Namespace) -> None:
-    """One worker, then two on two GPUs."""
-    given = (f"model={options.model}", f"quant={options.quant}", f"task={options.task}", f"limit={options.limit}")
-    arguments = (*given, "measure.latency_examples=0")
-    one = timed((*arguments, "launcher.devices=[0]"))
-    show("one GPU", one)
-    two = timed((*arguments, "launcher.devices=[0,1]"))
-    show("two GPUs", two)
-    print(f"speed-up {one.wall_s / two.wall_s:.2f}")
+def versions() -> str:
+    """Of Python and of what the time is spent in."""
+    libraries = ("torch", "transformers", "bitsandbytes", "mlflow", "hydra-core")
+    return ", ".join([f"Python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in libraries)])
 
 
 def main() -> None:
-    """Say on what, then print the table."""
+    """The grouped launcher against Hydra's own, which loads the model in each cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    modes = parser.add_subparsers(required=True)
-    first = modes.add_parser("overhead")
-    first.add_argument("--seeds", type=int, default=15)
-    first.set_defaults(run=overhead)
-    second = modes.add_parser("scaling")
-    second.add_argument("--model", default="smollm2_135m")
-    second.add_argument("--quant", default="none,bnb_nf4")
-    second.add_argument("--task", default="demo_qa,demo_ner,demo_re,demo_mlc")
-    second.add_argument("--limit", default="null")
-    second.set_defaults(run=scaling)
+    parser.add_argument("--seeds", type=int, default=15)
+    parser.add_argument("--basic-seeds", type=int, default=15, help="the basic launcher's")
     options = parser.parse_args()
-    print(json.dumps({"cpus": os.cpu_count(), "load": os.getloadavg(), "python": sys.version.split()[0]}))
-    print("| launcher | cells | wall s | CPU s | answering s | loading s | platform s a cell |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    options.run(options)
+    print(
+        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; {versions()}\n\n{HEADING.format('launcher')}",
+        flush=True,
+    )
+    print(line("grouped", timed((*TINY, f"seed=range(0,{options.seeds})"))), flush=True)
+    print(line("basic", timed((*TINY, f"seed=range(0,{options.basic_seeds})", "hydra/launcher=basic"))), flush=True)
 
 
 if __name__ == "__main__":

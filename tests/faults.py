@@ -9,31 +9,33 @@ INSIDE = '''
 
 import json
 import os
+import signal
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
-if "bioquant.sweep.worker" in sys.orig_argv or os.environ.get("FAULTS_EVERYWHERE"):
+# A worker of the grouped launcher, of Ray, of submitit.
+if any(argument.endswith(("sweep.worker", "default_worker.py", "core._submit")) for argument in sys.orig_argv):
     import torch
 
     from bioquant import run
     from bioquant.engine.packed import PackedModel
 
     faults = json.loads((HERE / "faults.json").read_text())
-    now = {"cell": "", "written": 0}
+    now = {"cell": "", "written": 0, "watch": None}
     evaluate, journal, read = run.evaluate, run.journal, PackedModel.read
 
     def due():
         """The fault of this cell, unless it has already happened as often as it shall."""
         for part, (kind, after, times) in faults.items():
             if now["cell"].endswith(part) and now["written"] >= after:
-                happened = HERE / part.replace(" ", "_")
-                count = len(happened.read_bytes()) if happened.exists() else 0
-                if count < times:
-                    happened.write_bytes(b"x" * (count + 1))
-                    return kind
+                with (HERE / "happened" / part).open("ab") as happened:
+                    if happened.tell() < times:
+                        happened.write(b"x")
+                        return kind
         return None
 
     def strike(kind):
@@ -50,9 +52,16 @@ if "bioquant.sweep.worker" in sys.orig_argv or os.environ.get("FAULTS_EVERYWHERE
                 import ctypes
 
                 ctypes.string_at(0)
+            case "hold":
+                with now["watch"].stopping() as stopped:
+                    while not stopped() and not (HERE / "release").exists():
+                        time.sleep(0.02)
+            case "hang":
+                while True:
+                    signal.pause()
 
     def evaluated(cell, *rest):
-        now.update(cell=cell.name, written=0)
+        now.update(cell=cell.name, written=0, watch=rest[-1])
         return evaluate(cell, *rest)
 
     @contextmanager
@@ -78,13 +87,19 @@ if "bioquant.sweep.worker" in sys.orig_argv or os.environ.get("FAULTS_EVERYWHERE
 def inject(folder: Path, faults: Mapping[str, tuple[str, int, int]]) -> dict[str, str]:
     """The environment in which a sweep's workers have faults.
 
-    faults: the end of a cell's name -> what happens in it (exception, exit, abort, kill, segfault, oom), after how many
-    examples are journaled, and how often. An oom happens always, before the first.
+    faults: the end of a cell's name -> what happens in it (exception, exit, abort, kill, segfault, oom, hold, hang),
+    after how many examples are journaled, and how often. An oom happens always, before the first. One that holds goes
+    on once it is told to stop, or there is a file `release` in the folder; one that hangs never does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "happened").mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(INSIDE, encoding="utf-8")
     (folder / "faults.json").write_text(json.dumps(faults), encoding="utf-8")
     return {"PYTHONPATH": str(folder)}
+
+
+def happened(folder: Path) -> int:
+    """How many of the faults injected by this folder have happened so far."""
+    return sum(path.stat().st_size for path in (folder / "happened").iterdir())
 
 
 KILLER = '''

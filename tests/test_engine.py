@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from bioquant import models
+from bioquant import answering, models, run
 from bioquant.config import Device, ModelConfig, conf_dir
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.attention import SharedPass
@@ -23,6 +23,7 @@ from bioquant.errors import ConfigError, OutOfMemoryError
 from bioquant.models import random
 from bioquant.plan import BASELINE
 from bioquant.records import Message
+from test_compose import composed
 
 CONTEXT = 512
 GREEDY = GenerationSettings(max_new_tokens=12, limits=Limits(rows=4))
@@ -342,12 +343,37 @@ def test_a_real_models_batched_answers_are_those_of_batch_1() -> None:
     settings = replace(GREEDY, max_new_tokens=16)
     reference_model = models.load(config, BASELINE, Device.cpu).model
     together = {g.index: g for g in engine.generate(prompts, settings)}
-    network: Any = reference_model
     for index, prompt in enumerate(prompts):
-        ids = torch.tensor([engine.encode(prompt)])
-        plain = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
-        expected = loaded.tokenizer.decode(plain[0, ids.shape[1] :], skip_special_tokens=True)
-        assert together[index].text == expected
+        assert together[index].text == greedily(reference_model, loaded.tokenizer, engine.encode(prompt))
     assert "Paris" in together[0].text
     letters = dict(engine.loglikelihood(prompts, [["Paris", "London", "Berlin"]] * 3, Limits(rows=8)))
     assert max(letters[0]) == letters[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["demo_ner", "demo_re", "demo_mlc", "demo_qa"])
+def test_a_real_models_answers_to_a_tasks_prompts_are_those_of_plain_generate_at_batch_1(task: str) -> None:
+    """In float32, five-shot: what the prompts share is read once, the rest packed, and rows decode together."""
+    config = composed(
+        "model=smollm2_135m",
+        "model.dtype=float32",
+        f"task={task}",
+        "prompt=five_shot",
+        "limit=5",
+        "engine.batch=3",
+        "engine.max_new_tokens=16",
+    )
+    prompts = [example.messages for example in run.prepare(config, run.read(config)).examples]
+    loaded = models.load(config.model, BASELINE, Device.cpu)
+    network: Any = loaded.model
+    engine = TransformersModel(network, loaded.tokenizer, loaded.device, config.model.context_length)
+    found = {g.index: g.text for g in engine.generate(prompts, answering.settings(config))}
+    plain = models.load(config.model, BASELINE, Device.cpu).model
+    for index, prompt in enumerate(prompts):
+        assert found[index] == greedily(plain, loaded.tokenizer, engine.encode(prompt))
+
+
+def greedily(network: Any, tokenizer: Any, ids: list[int]) -> str:
+    given = torch.tensor([ids])
+    out = network.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=16, do_sample=False)
+    return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from bioquant.engine.batching import Limits, batches, chunks, common_prefix, packs, row_width, shareable
+from bioquant.engine.batching import Limits, batches, chunks, common_prefix, packs, row_width, shareable, unanswered
 
 
 def test_batches_are_longest_first_ties_by_index() -> None:
@@ -44,3 +44,11 @@ def test_a_prefix_is_shared_where_it_pays_and_leaves_each_row_its_own() -> None:
 
 def test_chunks() -> None:
     assert chunks([1, 2, 3], 2) == [[1, 2], [3]]
+
+
+def test_what_is_left_keeps_its_number_and_ends_where_it_is_stopped() -> None:
+    rides = [[3, 1], [0], [2]]
+    assert list(unanswered(rides, frozenset(), lambda: False)) == [(0, [3, 1]), (1, [0]), (2, [2])]
+    assert list(unanswered(rides, frozenset({0, 1}), lambda: False)) == [(0, [3, 1]), (2, [2])]
+    stops = iter([False, True])
+    assert list(unanswered(rides, frozenset(), lambda: next(stops))) == [(0, [3, 1])]

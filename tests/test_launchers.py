@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from conftest import Command
+from faults import happened, inject
+from test_sweep import wait_until
 from test_sweep_kill import SMALL, finished, project, runs
 
 CELLS = ("-m", *SMALL, "task=demo_re,demo_mlc")
@@ -28,13 +29,8 @@ def test_other_launchers_run_each_cell_on_its_own(
     assert len(finished(root)) == 2
 
 
-def job_at_work(parent: subprocess.Popen[str], root: Path) -> psutil.Process:
-    """The process of a SLURM-like job, once it has answered something."""
-    deadline = time.monotonic() + 120
-    while not any(path.stat().st_size for path in root.glob("multirun/*/0/journal.jsonl")):
-        assert parent.poll() is None, parent.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def job_of(parent: subprocess.Popen[str]) -> psutil.Process:
+    """The process of a SLURM-like job."""
     children = psutil.Process(parent.pid).children(recursive=True)
     return next(child for child in children if "submitit.core._submit" in child.cmdline())
 
@@ -44,13 +40,16 @@ def test_a_job_that_is_preempted_goes_on_in_its_own_run(tmp_path: Path, fresh_da
     """As SLURM does it: a signal, the job ends, and is queued again with the same folder."""
     root = project(tmp_path / "project", fresh_database)
     alone = project(tmp_path / "alone", fresh_database)
-    cells = ("-m", *SMALL, "task=demo_ner", "limit=40", "engine.max_new_tokens=300")
+    cells = ("-m", *SMALL, "task=demo_ner")
+    faults = tmp_path / "faults"
+    hang = inject(faults, {"none · demo_ner · zero_shot": ("hang", 3, 1)})
     command = [Path(sys.executable).with_name("bioquant"), "run", *cells, "hydra/launcher=submitit_local"]
     environment = {**os.environ, "BIOQUANT_ROOT": str(root)}
     with subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=root, env={**environment, **hang}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        job_at_work(process, root).send_signal(signal.SIGUSR2)
+        wait_until(lambda: happened(faults) == 1)
+        job_of(process).send_signal(signal.SIGUSR2)
         _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     [run] = runs(root)

@@ -70,14 +70,18 @@ def runs(uri: str) -> list[Run]:
 
 
 def server_goes_away(folder: Path, port: int, sweep_root: Path, back: threading.Event) -> None:
-    """A server that is up, is killed in the middle of the sweep, and comes back some seconds later."""
+    """A server that is up, is killed in the middle of the sweep, and comes back once cells have ended without it."""
     with serving(server_command(folder, port), port, folder):
-        deadline = time.monotonic() + 600
-        while len(list(sweep_root.glob("multirun/*/*/scores.json"))) < 15 and time.monotonic() < deadline:
-            time.sleep(0.1)
-    time.sleep(5)
+        await_scored(sweep_root, 15, back)
+    await_scored(sweep_root, 25, back)
     with serving(server_command(folder, port), port, folder):
         back.wait(900)
+
+
+def await_scored(sweep_root: Path, num_cells: int, over: threading.Event) -> None:
+    """Until so many cells have their scores, or the test is over."""
+    while len(list(sweep_root.glob("multirun/*/*/scores.json"))) < num_cells and not over.wait(0.1):
+        pass
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,9 +65,8 @@ def test_a_user_s_error_is_an_answer_and_the_worker_goes_on_to_its_end(tmp_path:
 def test_a_death_is_told_with_how_and_its_last_words_are_kept(
     worker: ProcessWorker, tmp_path: Path, how: signal.Signals, ending: str
 ) -> None:
-    threading.Timer(1, lambda: worker._process.send_signal(how)).start()
     with pytest.raises(WorkerDiedError) as caught:
-        worker.ask(request(tmp_path / "cell", "task=demo_ner", "engine.max_new_tokens=4000"), lambda _: None)
+        worker.ask(request(tmp_path / "cell", "task=demo_ner"), lambda _: worker._process.send_signal(how))
     assert str(caught.value) == f"the worker process ended without an answer ({ending})."
     assert caught.value.kind == "worker_died"
     assert not worker.alive()

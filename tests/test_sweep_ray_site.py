@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from bioquant.errors import ConfigError
 from bioquant.launching import LauncherConfig
 from bioquant.sweep import ray_site
 from conftest import Command
+from faults import happened, inject
+from test_sweep import wait_until
 from test_sweep_kill import finished, runs
 
 SWEEP = (
@@ -23,9 +24,9 @@ SWEEP = (
     "model=tiny_random",
     "quant=none,bnb_nf4,bnb_fp4",
     "task=demo_ner,demo_mlc",
-    "limit=24",
+    "limit=8",
     "engine.batch=2",
-    "engine.max_new_tokens=16",
+    "engine.max_new_tokens=8",
     "measure.latency_examples=0",
     "measure.bootstrap_resamples=50",
 )
@@ -54,7 +55,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(num_nodes: int, folder: Path) -> Iterator[Cluster]:
+def cluster(num_nodes: int, folder: Path, **environment: str) -> Iterator[Cluster]:
     script = Path(__file__).with_name("ray_cluster.py")
     with (
         (folder / "ray.log").open("w") as log,
@@ -63,24 +64,28 @@ def cluster(num_nodes: int, folder: Path) -> Iterator[Cluster]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            env={**os.environ, **environment},
             text=True,
         ) as process,
     ):
         yield Cluster(process)
 
 
-def journals(root: Path) -> int:
-    """Cells that have begun to answer."""
-    return sum(path.stat().st_size > 0 for path in root.glob("multirun/*/*/journal.jsonl"))
-
-
 @pytest.mark.slow
 def test_a_node_that_is_lost_costs_nothing(bioquant: Command, tmp_path: Path) -> None:
-    """Two nodes take a group each; one of them is killed in the middle, and its cell goes on on the other."""
-    alone, root = tmp_path / "alone", tmp_path / "ray"
+    """Two nodes take a group each; one of them is killed in the middle, and its cell goes on on the other.
+
+    Ray gives an actor one thread, so the comparison has one.
+    """
+    alone, root, faults, one_thread = (
+        tmp_path / "alone",
+        tmp_path / "ray",
+        tmp_path / "faults",
+        {"OMP_NUM_THREADS": "1"},
+    )
     alone.mkdir()
     root.mkdir()
-    with cluster(2, tmp_path) as nodes:
+    with cluster(2, tmp_path, **one_thread, **inject(faults, {"zero_shot": ("hold", 3, 99)})) as nodes:
         process = subprocess.Popen(
             [
                 Path(sys.executable).with_name("bioquant"),
@@ -95,18 +100,14 @@ def test_a_node_that_is_lost_costs_nothing(bioquant: Command, tmp_path: Path) ->
             stderr=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + 300
-        while journals(root) < 2:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: happened(faults) == 2)
         assert nodes.kill_a_node() == 1
+        (faults / "release").touch()
         _, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     assert "the node is gone" in stderr
     assert [run.info.status for run in runs(root)] == ["FINISHED"] * (NUM_CELLS + 1)
-    # Ray gives an actor one thread, so the comparison has one.
-    assert bioquant("run", *SWEEP, root=alone, OMP_NUM_THREADS="1").returncode == 0
+    assert bioquant("run", *SWEEP, root=alone, **one_thread).returncode == 0
     assert finished(root) == finished(alone)
 
 

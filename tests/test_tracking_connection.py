@@ -17,9 +17,8 @@ from mlflow import MlflowClient
 from bioquant import tracking
 from bioquant.config import TrackingConfig
 from bioquant.errors import TrackingError
-from bioquant.tracking.content import metric_values
 from conftest import REPOSITORY, Command
-from tracking_parts import ARTIFACTS, RESULT, answers, free_port
+from tracking_parts import ARTIFACTS, LOGGED, answers, free_port
 
 SERVER = REPOSITORY / "deploy" / "server.sh"
 
@@ -69,7 +68,7 @@ def assert_all_there(uri: str) -> None:
     runs = client.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * PROCESSES
     for run in runs:
-        assert run.data.metrics == metric_values(RESULT)
+        assert run.data.metrics == LOGGED
         assert {item.path for item in client.list_artifacts(run.info.run_id)} == ARTIFACTS
 
 

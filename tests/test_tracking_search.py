@@ -16,8 +16,7 @@ from bioquant import tracking
 from bioquant.config import TrackingConfig
 from bioquant.errors import ModelError, TrackingError
 from bioquant.tracking import calls, owner
-from bioquant.tracking.content import metric_values
-from tracking_parts import PLAN, RESULT, log, start
+from tracking_parts import LOGGED, PLAN, RESULT, log, start
 
 HERE = socket.gethostname()
 
@@ -142,7 +141,7 @@ def test_a_preempted_cell_goes_on_in_its_own_run(
     log(later, found, folder)
     assert statuses(later) == ["FINISHED"]
     [run] = later.client.search_runs([later.experiment_id])
-    assert run.data.metrics == metric_values(RESULT)
+    assert run.data.metrics == LOGGED
     assert run.data.tags["owner.pid"] == str(os.getpid())
 
 

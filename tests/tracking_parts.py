@@ -23,6 +23,7 @@ from bioquant import timeline, tracking
 from bioquant.plan import plan
 from bioquant.records import Footprint, QuantizationReport, RunResult, Score
 from bioquant.timeline import Reading
+from bioquant.tracking.content import metric_values
 from bioquant.tracking.lifecycle import RESULT_FILES
 from test_compose import composed
 from test_plan import DATASET
@@ -44,6 +45,9 @@ RESULT = RunResult(
 )
 
 READINGS = [Reading(1_000_000 + second, {"system/cpu_utilization_percentage": float(second)}) for second in range(3)]
+
+LOGGED = metric_values(RESULT) | READINGS[-1].values
+"""The metrics of a cell's run: the result, and of the machine's course the last reading."""
 
 ARTIFACTS = set(RESULT_FILES)
 

@@ -16,7 +16,8 @@ from bioquant.config import (
     WeightFormat,
 )
 from bioquant.engine import GenerationSettings, LanguageModel
-from bioquant.engine.batching import Limits, batches, row_width, shareable
+from bioquant.engine.batching import Limits, row_width
+from bioquant.engine.transformers import Schedule
 from bioquant.errors import DoesNotFitError, ModelError, QuantError
 from bioquant.estimates import characters_per_token, estimated
 from bioquant.measure import available
@@ -102,14 +103,18 @@ def predicted(config: RunConfig, examples: Sequence[Example], model: LanguageMod
 
 def largest_shape(settings: GenerationSettings, ids: Sequence[Sequence[int]]) -> BatchShape:
     """The batch that takes the most, of those in which prompts with these token ids are answered. Pure."""
-    shared = shareable(ids) if settings.limits.share_prefix else 0
-    own = [len(prompt) - shared for prompt in ids]
-    samples, new = settings.num_samples, settings.max_new_tokens
-    rides = batches(own, settings.limits, num_samples=samples, max_new_tokens=new)
-    sizes = [(min(len(ride) * samples, settings.limits.rows), row_width(own[ride[0]] + new)) for ride in rides]
+    schedule, limits = Schedule.of(ids, settings), settings.limits
+    shared = schedule.num_shared
+    sizes = [
+        (
+            min(len(ride) * settings.num_samples, limits.rows),
+            row_width(len(ids[ride[0]]) - shared + settings.max_new_tokens),
+        )
+        for ride in schedule.batches
+    ]
     rows, width = max(sizes, key=lambda size: size[0] * size[1])
-    prefill = settings.limits.prefill_tokens
-    return BatchShape(rows=rows, shared=shared, prompt=max(own), width=width, prefill_tokens=prefill)
+    longest = max(map(len, ids)) - shared
+    return BatchShape(rows=rows, shared=shared, prompt=longest, width=width, prefill_tokens=limits.prefill_tokens)
 
 
 def longest_row(config: RunConfig, examples: Sequence[Example]) -> BatchShape:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -19,6 +20,11 @@ log = logging.getLogger(__name__)
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 HUB_LEFT_OUT = ["original/*", "consolidated*", "onnx/*"]
 """A second copy of the weights, in layouts transformers does not read."""
+
+
+def in_folder(model: ModelConfig, folder: Path) -> ModelConfig:
+    """The model with the checkpoint of this folder in place of its own."""
+    return replace(model, source=ModelSource.local, id=str(folder), revision=None)
 
 
 def is_cached(model: ModelConfig) -> bool:

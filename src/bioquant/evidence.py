@@ -89,6 +89,12 @@ class LoggedRun:
         return self.tags["device"].startswith("cuda")
 
     @property
+    def trivial(self) -> dict[str, float]:
+        """Scores of answers that read no text, by name."""
+        found = {name: value for name, value in self.metrics.items() if name.startswith("trivial/")}
+        return {name.removeprefix("trivial/"): value for name, value in found.items()}
+
+    @property
     def peak_mib(self) -> float | None:
         """Peak memory of the evaluation; on a CPU the process's resident memory, Python and libraries included."""
         return next((self.metrics[name] for name in PEAKS if name in self.metrics), None)

@@ -54,6 +54,11 @@ class Texts:
     num_examples: int
     read: tuple[tuple[Message, ...], ...]
 
+    def after(self, system_prompt: str | None) -> "Texts":
+        """As a model is asked that has this system prompt."""
+        system = prompts.system_turn(system_prompt)
+        return replace(self, read=tuple((*system, *messages) for messages in self.read))
+
 
 class Reader:
     """Lengths of many cells: each task's files are read once, each prompt is written once."""
@@ -67,14 +72,17 @@ class Reader:
     def lengths(self, config: RunConfig) -> Lengths:
         """The cell's. Raises ConfigError where the task and the prompting method do not go together."""
         system_prompt, room = config.model.system_prompt, max(1, answering.room(config))
-        asked = repr((config.task, config.prompt, config.data, config.limit, config.seed, system_prompt))
-        key = repr((asked, _vocabulary(config.model), room))
+        asked = repr((config.task, config.prompt, config.data, config.limit, config.seed))
+        key = repr((asked, system_prompt, _vocabulary(config.model), room))
         if key not in self._lengths:
             dataset = self._dataset(config)
             if dataset is not None and asked not in self._texts:
                 self._texts[asked] = _texts(config, dataset)
-            known = self._texts.get(asked)
-            self._lengths[key] = ASSUMED if known is None else measure(known, self._tokenizer(config.model), room)
+            self._lengths[key] = (
+                measure(self._texts[asked].after(system_prompt), self._tokenizer(config.model), room)
+                if asked in self._texts
+                else ASSUMED
+            )
         return self._lengths[key]
 
     def _dataset(self, config: RunConfig) -> Dataset | None:
@@ -125,10 +133,7 @@ def _texts(config: RunConfig, dataset: Dataset) -> Texts:
     """Raises ConfigError where the task and the prompting method do not go together."""
     number = len(dataset.test) if config.limit is None else min(config.limit, len(dataset.test))
     rows = datasets.sample(dataset.test, min(number, MOST_READ), config.seed)
-    system_prompt = config.model.system_prompt
-    examples = prompts.build(
-        rows, dataset.pool, config.task, config.prompt, system_prompt=system_prompt, seed=config.seed
-    )
+    examples = prompts.build(rows, dataset.pool, config.task, config.prompt, system_prompt=None, seed=config.seed)
     return Texts(number, tuple(example.messages for example in examples))
 
 

@@ -88,11 +88,12 @@ def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...] = ()
 @cache
 def versions() -> dict[str, str]:
     """The installed versions of the libraries that can change a prediction or a figure."""
-    found = {library: _version(library) for library in LIBRARIES + EXTRAS}
+    found = {library: library_version(library) for library in LIBRARIES + EXTRAS}
     return {library: known or "absent" for library, known in found.items() if known or library in LIBRARIES}
 
 
-def _version(library: str) -> str | None:
+def library_version(library: str) -> str | None:
+    """The installed version; None where it is not installed."""
     try:
         return version(library)
     except PackageNotFoundError:

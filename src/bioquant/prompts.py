@@ -66,7 +66,7 @@ def written(
     system_prompt: str | None,
 ) -> list[Example]:
     """One example a row, with the few-shot examples that were chosen for it."""
-    system = (Message(role="system", content=system_prompt),) if system_prompt else ()
+    system = system_turn(system_prompt)
     return [
         Example(
             id=row.id,
@@ -76,6 +76,11 @@ def written(
         )
         for row, own in zip(rows, shots, strict=True)
     ]
+
+
+def system_turn(system_prompt: str | None) -> tuple[Message, ...]:
+    """What stands before a prompt; nothing for a model that has no system prompt."""
+    return (Message(role="system", content=system_prompt),) if system_prompt else ()
 
 
 def shortened(example: Example, task: TaskConfig, prompt: PromptConfig) -> Iterator[Example]:

@@ -10,11 +10,10 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bioquant import quantization
+from bioquant import checkpoints, quantization
 from bioquant.config import (
     EngineConfig,
     ModelConfig,
-    ModelSource,
     PromptConfig,
     QuantConfig,
     RunConfig,
@@ -112,7 +111,7 @@ def chooses_by_request(prompt: PromptConfig) -> bool:
 
 def with_weights(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with weights that it has already quantized, in place of the model's own."""
-    return replace(recipe, model=replace(recipe.model, source=ModelSource.local, id=str(folder), revision=None))
+    return replace(recipe, model=checkpoints.in_folder(recipe.model, folder))
 
 
 def write(recipe: Recipe, path: Path) -> None:

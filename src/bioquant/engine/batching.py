@@ -1,7 +1,7 @@
 """Which prompts ride together, and how they stand in a batch. Pure: numbers only, no torch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import TypeVar
@@ -46,6 +46,17 @@ def batches(
         else:
             found.append([index])
     return found
+
+
+def unanswered(
+    rides: Sequence[Sequence[int]], done: frozenset[int], stopped: Callable[[], bool]
+) -> Iterator[tuple[int, Sequence[int]]]:
+    """The batches, by their number, in which a prompt is not done; none after it was stopped."""
+    for number, indices in enumerate(rides):
+        if stopped():
+            return
+        if not done.issuperset(indices):
+            yield number, indices
 
 
 def row_width(tokens: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from bioquant.engine import GenerationSettings, TokenTimes, never
-from bioquant.engine.batching import Limits, batches, chunks, packs, row_width, sha256, shareable
+from bioquant.engine.batching import Limits, batches, chunks, packs, row_width, sha256, shareable, unanswered
 from bioquant.engine.choices import ChoiceSum, Scoring, choice_sums, tokenized
 from bioquant.engine.decoding import Chooser, Decoder, Request, Rules
 from bioquant.engine.halving import Work, halving
@@ -119,12 +119,9 @@ class TransformersModel:
         ids = [self.encode(prompt) for prompt in prompts]
         check_lengths([len(prompt) for prompt in ids], self._context_length, settings.max_new_tokens)
         schedule = Schedule.of(ids, settings)
-        for batch_index, indices in enumerate(schedule.batches):
-            if stopped():
-                break
-            if not done.issuperset(indices):
-                answered = self._generate_batch(batch_index, indices, schedule)
-                yield from (generation for generation in answered if generation.index not in done)
+        for batch_index, indices in unanswered(schedule.batches, done, stopped):
+            answered = self._generate_batch(batch_index, indices, schedule)
+            yield from (generation for generation in answered if generation.index not in done)
         self._release()
         self._tokenizer.forget()
 
@@ -147,11 +144,7 @@ class TransformersModel:
         check_lengths(lengths, self._context_length, 0)
         work = self._scorer([row for rows in asked for row in rows], limits)
         done = frozenset(skip)
-        for indices in batches(lengths, limits):
-            if stopped():
-                break
-            if done.issuperset(indices):
-                continue
+        for _, indices in unanswered(batches(lengths, limits), done, stopped):
             rows = [row for index in indices for row in asked[index]]
             found = dict(chain.from_iterable(halving(work, rows, empty_cache, self.device)))
             left = [index for index in indices if index not in done]

@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from bioquant.engine import GenerationSettings, TokenTimes, never
-from bioquant.engine.batching import Limits, batches, chunks, sha256
+from bioquant.engine.batching import Limits, batches, chunks, sha256, unanswered
 from bioquant.engine.choices import Scoring, tokenized
 from bioquant.engine.sampling import row_seed
 from bioquant.engine.tokens import PromptTokenizer, check_lengths
@@ -83,12 +83,9 @@ class VllmModel:
         rides = batches(
             lengths, settings.limits, num_samples=settings.num_samples, max_new_tokens=settings.max_new_tokens
         )
-        for batch_index, indices in enumerate(rides):
-            if stopped():
-                break
-            if not done.issuperset(indices):
-                answered = self._generate_batch(batch_index, indices, ids, settings)
-                yield from (generation for generation in answered if generation.index not in done)
+        for batch_index, indices in unanswered(rides, done, stopped):
+            answered = self._generate_batch(batch_index, indices, ids, settings)
+            yield from (generation for generation in answered if generation.index not in done)
         self._tokenizer.forget()
 
     def loglikelihood(
@@ -109,11 +106,7 @@ class VllmModel:
         lengths, rows = tokenized(self._tokenizer, prompts, choices)
         check_lengths(lengths, self._context_length, 0)
         done = frozenset(skip)
-        for indices in batches(lengths, limits):
-            if stopped():
-                break
-            if done.issuperset(indices):
-                continue
+        for _, indices in unanswered(batches(lengths, limits), done, stopped):
             questions = asked(row for index in indices for row in rows[index])
             logprobs = dict(chain.from_iterable(map(self._next_tokens, chunks(questions, limits.rows))))
             for index in (index for index in indices if index not in done):

@@ -5,12 +5,12 @@ import platform
 import re
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from bioquant.measure import nvml
+from bioquant.plan import library_version
 
 LIBRARIES = (
     "bioquant",
@@ -55,14 +55,6 @@ def cpu_model() -> str | None:
 def device_name(device: str) -> str | None:
     """The product behind a torch device."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_model()
-
-
-def library_version(library: str) -> str | None:
-    """The installed version; None where it is not installed."""
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 def gpu() -> dict[str, str | None]:

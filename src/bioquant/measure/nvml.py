@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import pynvml
 import torch
+
+Figure = TypeVar("Figure", int, float)
 
 Gpu = Any
 """The driver's handle of one device, an opaque pointer."""
@@ -34,10 +36,7 @@ def handle(device: str) -> Gpu | None:
 
 def used_bytes(gpu: Gpu) -> int | None:
     """Memory in use on the device, by all processes and the driver; None where it shares the host's memory."""
-    try:
-        return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
-    except pynvml.NVMLError:
-        return None
+    return _told(_used_bytes, gpu)
 
 
 def other_processes(gpu: Gpu) -> bool | None:
@@ -54,10 +53,7 @@ def other_processes(gpu: Gpu) -> bool | None:
 
 def energy_j(gpu: Gpu) -> float | None:
     """The board's energy since the driver was loaded, in joules; None before the Volta generation."""
-    try:
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000
-    except pynvml.NVMLError:
-        return None
+    return _told(_joules, gpu)
 
 
 def usage(gpu: Gpu) -> dict[str, float]:
@@ -67,8 +63,16 @@ def usage(gpu: Gpu) -> dict[str, float]:
     return {f"system/gpu_{index}_{name}": value for name, value in told.items() if value is not None}
 
 
+def _used_bytes(gpu: Gpu) -> int:
+    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
+
+
+def _joules(gpu: Gpu) -> float:
+    return pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000
+
+
 def _memory_megabytes(gpu: Gpu) -> float:
-    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used) / 1e6
+    return _used_bytes(gpu) / 1e6
 
 
 def _load_percent(gpu: Gpu) -> float:
@@ -86,7 +90,7 @@ _USAGE: dict[str, Callable[[Gpu], float]] = {
 }
 
 
-def _told(ask: Callable[[Gpu], float], gpu: Gpu) -> float | None:
+def _told(ask: Callable[[Gpu], Figure], gpu: Gpu) -> Figure | None:
     try:
         return ask(gpu)
     except pynvml.NVMLError:  # not supported by this device

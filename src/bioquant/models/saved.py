@@ -2,13 +2,12 @@
 reload gives the same logits: some libraries give noise, and no error.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from bioquant import models, quantization
-from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig
+from bioquant import checkpoints, models, quantization
+from bioquant.config import Device, ModelConfig, QuantConfig
 from bioquant.errors import QuantError
 from bioquant.models import LoadedModel
 
@@ -40,8 +39,7 @@ def store(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) 
 
 def load(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) -> LoadedModel:
     """The model from its stored weights; the full-precision checkpoint is not looked for."""
-    here = replace(model, source=ModelSource.local, id=str(folder), revision=None)
-    return models.load(here, quant, device, quantized=True)
+    return models.load(checkpoints.in_folder(model, folder), quant, device, quantized=True)
 
 
 def _save(loaded: LoadedModel, folder: Path) -> torch.Tensor:

@@ -134,11 +134,10 @@ def _cautions(shown: Candidate | None, candidates: Sequence[Candidate]) -> tuple
     if shown is None:
         return ()
     cautions: list[str] = []
-    trivial = {name: value for name, value in shown.run.metrics.items() if name.startswith("trivial/")}
+    trivial = shown.run.trivial
     best = max(trivial, key=trivial.__getitem__, default="")
     if trivial and shown.ci_low <= trivial[best]:
-        name = best.removeprefix("trivial/")
-        cautions.append(f"it is not shown to beat an answer that reads no text ('{name}' scores {trivial[best]:.3f})")
+        cautions.append(f"it is not shown to beat an answer that reads no text ('{best}' scores {trivial[best]:.3f})")
     invalid = shown.run.metrics.get("invalid_rate", 0.0)
     if invalid >= MANY_INVALID:
         cautions.append(f"{invalid:.0%} of its outputs could not be read as an answer")

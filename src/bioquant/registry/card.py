@@ -109,16 +109,10 @@ def _quality(run: LoggedRun) -> str:
     metrics = run.metrics
     value = bounds(metrics["quality"], metrics["quality_ci_low"], metrics["quality_ci_high"])
     number = int(metrics["num_examples"])
-    trivial = _trivial(run)
+    trivial = run.trivial
     best = max(trivial, key=trivial.__getitem__, default="")
     beside = f"; the best constant answer ('{best}') gets {trivial[best]:.3f}" if best else ""
     return f"{run.tags['headline']} {value} (95 %) on {number:,} of {run.num_test:,} test examples{beside}"
-
-
-def _trivial(run: LoggedRun) -> dict[str, float]:
-    """Scores of constant answers, by name."""
-    found = {name: value for name, value in run.metrics.items() if name.startswith("trivial/")}
-    return {name.removeprefix("trivial/"): value for name, value in found.items()}
 
 
 def _comparison(told: Told) -> Iterator[str]:
@@ -155,7 +149,7 @@ def _footprint(run: LoggedRun) -> Iterator[str]:
 def _limits(told: Told) -> Iterator[str]:
     """What a reader should know before relying on it."""
     recipe, run = told.recipe, told.evidence.run
-    if run.metrics["quality_ci_low"] <= max(_trivial(run).values(), default=-1.0):
+    if run.metrics["quality_ci_low"] <= max(run.trivial.values(), default=-1.0):
         yield "it is not shown to beat an answer that reads no text"
     rates = {
         "invalid_rate": "of the outputs could not be read as an answer",

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -116,12 +116,8 @@ def logged_model(store: Store, wanted: Wanted, params: Mapping[str, str]) -> Gen
 
 def upload(store: Store, model: LoggedModel, folder: Path) -> None:
     """The version's files. Raises TrackingError."""
-    before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = UPLOAD_TIMEOUT_S
-    try:
+    with _environment("MLFLOW_HTTP_REQUEST_TIMEOUT", UPLOAD_TIMEOUT_S):
         asked(lambda: store.client.log_model_artifacts(model.model_id, str(folder)))
-    finally:
-        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = before
 
 
 def create(store: Store, wanted: Wanted, model: LoggedModel) -> Registered:
@@ -142,16 +138,21 @@ def create(store: Store, wanted: Wanted, model: LoggedModel) -> Registered:
     return _aliased(store, wanted, str(version.version), is_new=True)
 
 
-@contextmanager
-def _at(store: Store) -> Generator[None]:
+def _at(store: Store) -> AbstractContextManager[None]:
     """Where MLflow resolves `models:/`: whatever client is asked, it looks at the address of its environment."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = store.uri
+    return _environment("MLFLOW_TRACKING_URI", store.uri)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Generator[None]:
+    """What MLflow takes from its environment alone, for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        del os.environ["MLFLOW_TRACKING_URI"]
-        os.environ.update({} if before is None else {"MLFLOW_TRACKING_URI": before})
+        del os.environ[name]
+        os.environ.update({} if before is None else {name: before})
 
 
 def _registered_model(store: Store, wanted: Wanted) -> None:

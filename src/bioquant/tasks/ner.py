@@ -86,7 +86,7 @@ class EntityRecognition:
         """The mentions of the output, placed in the row's text. None where no line has the form of an entity."""
         text = row.inputs["text"]
         mentions = _mentions(own_words(output), text, Choices.of_labels(task.labels), label_names(task))
-        return None if mentions is None else placed(mentions, text)
+        return None if mentions is None else placed([found for found in mentions if _is_mention(found[1])], text)
 
     def score(
         self,
@@ -218,8 +218,13 @@ class _Reader:
         for part in _parts(words, self.text):
             if _NONE.fullmatch(bare(part)):
                 self.said_none_of_type = True
-            else:
+            elif _is_mention(part):
                 self.mentions.append((kind, part))
+
+
+def _is_mention(words: str) -> bool:
+    """Quotation marks and stops alone name nothing."""
+    return any(character.isalnum() for character in words)
 
 
 def _mentions(output: str, text: str, types: Choices, names: Sequence[str]) -> list[Mention] | None:

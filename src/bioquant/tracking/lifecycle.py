@@ -29,6 +29,9 @@ TABLE_COLUMNS = ["example_id", "prompt", "output", "answer", "target", "correct"
 PATIENCE_S = 5.0
 """How long a run's start waits for its MLflow id before it goes on with a local key."""
 
+REQUEUED = (-1, 144)
+"""How submitit exits from inside a job, once it has queued it again: on SLURM, and in its local mode."""
+
 MOST_POINTS = 1000
 """Values that MLflow takes in one call."""
 
@@ -138,15 +141,15 @@ def end_run(store: Store, run_id: str, status: Status, error: BaseException | No
 def closing(store: Store, run_id: str, folder: Path) -> Generator[None]:
     """End the run with what really happened inside: FINISHED, FAILED with its reason, or KILLED.
 
-    KILLED is Ctrl-C, SIGTERM, and the exit by which a scheduler's signal ends a job that it queues again. Then waits
-    for the delivery, as `flush` does: for a process with one run, or for the parent of a sweep.
+    KILLED is Ctrl-C, SIGTERM, and the end of a job that is queued again. Then waits for the delivery, as `flush` does:
+    for a process with one run, or for the parent of a sweep.
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        end_run(store, run_id, "KILLED")
-        raise
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in REQUEUED):
+            end_run(store, run_id, "KILLED")
+            raise
         log_failure(store, run_id, folder)
         end_run(store, run_id, "FAILED", error)
         raise

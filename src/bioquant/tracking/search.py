@@ -66,25 +66,27 @@ def _on_the_server(store: Store, fingerprints: Collection[str]) -> dict[str, Out
     except TrackingError:
         records = store.spool.delivered().values()
         return {
-            record["fingerprint"]: Outcome(metrics=record["metrics"], input_ids_sha256=record["input_ids_sha256"])
+            record["fingerprint"]: _outcome(record["metrics"], record)
             for record in records
             if record.get("fingerprint") and "metrics" in record
         }
     return {
-        run.data.tags["fingerprint"]: Outcome(
-            metrics=dict(run.data.metrics), input_ids_sha256=run.data.tags.get("input_ids_sha256", "")
-        )
+        run.data.tags["fingerprint"]: _outcome(run.data.metrics, run.data.tags)
         for run in reversed(runs)
         if "fingerprint" in run.data.tags
     }
 
 
+def _outcome(metrics: Mapping[str, float], tags: Mapping[str, str]) -> Outcome:
+    """A result, without how the machine fared, which is a course over time and no figure of the cell."""
+    values = {name: value for name, value in metrics.items() if not name.startswith("system/")}
+    return Outcome(metrics=values, input_ids_sha256=tags.get("input_ids_sha256", ""))
+
+
 def _in_the_spool(store: Store) -> dict[str, Outcome]:
     summaries = map(store.spool.summary, store.spool.runs())
     return {
-        found.tags["fingerprint"]: Outcome(
-            metrics=dict(found.metrics), input_ids_sha256=found.tags.get("input_ids_sha256", "")
-        )
+        found.tags["fingerprint"]: _outcome(found.metrics, found.tags)
         for found in summaries
         if found.status == "FINISHED" and "fingerprint" in found.tags
     }
