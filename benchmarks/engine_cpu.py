@@ -22,7 +22,7 @@ from bioquant.compose import compose_one
 from bioquant.config import RunConfig
 from bioquant.engine.tokens import PromptTokenizer
 from bioquant.engine.transformers import TransformersModel
-from bioquant.records import Example, Message
+from bioquant.records import Message
 
 OVERRIDES = ["model=smollm2_135m", "task=pubmedqa", "prompt=five_shot", "engine.device=cpu"]
 MAX_NEW_TOKENS = 8
@@ -77,17 +77,14 @@ class Harness:
         return found
 
 
-def examples(config: RunConfig) -> list[Example]:
-    return list(run.prepare(config, run.read(config)).examples)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=24)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8, 16])
     options = parser.parse_args()
-    config = compose_one([*OVERRIDES, f"limit={options.examples}", f"engine.max_new_tokens={MAX_NEW_TOKENS}"])
-    asked = examples(config)
+    composed = compose_one([*OVERRIDES, f"limit={options.examples}", f"engine.max_new_tokens={MAX_NEW_TOKENS}"])
+    cell = run.prepare(composed, run.read(composed))
+    config, asked = cell.config, cell.examples
     prompts = [example.messages for example in asked]
     choices = [example.row.choices for example in asked]
     loaded = models.load(config.model, config.quant, config.engine.device)

@@ -1,5 +1,7 @@
 """Which cell a worker takes next."""
 
+import pytest
+
 from bioquant.config import Device
 from bioquant.sweep.cells import Cell, order
 from bioquant.sweep.queue import CellQueue
@@ -46,6 +48,20 @@ def test_one_cell_alone_is_not_worth_a_second_load() -> None:
     queue = CellQueue(cells("none", tasks=("demo_qa", "demo_re")), on_cpu, joining=True)
     assert queue.take(CPU, None) is not None
     assert queue.take(CPU, None) is None
+
+
+@pytest.mark.parametrize(("ready_s", "joined"), [(3.0, False), (30.0, True)])
+def test_a_rest_shorter_than_one_more_load_is_left_to_its_worker(ready_s: float, joined: bool) -> None:
+    queue = CellQueue(cells("none", "bnb_nf4"), on_cpu, joining=True)
+    first = queue.take(CPU, None)
+    assert first is not None
+    queue.take(CPU, None)
+    queue.took(first, 20.0 + ready_s, fresh=True)
+    for _ in range(2):
+        second = queue.take(CPU, first.group)
+        assert second is not None
+        queue.took(second, ready_s, fresh=False)
+    assert taken(queue.take(CPU, first.group)) == (("bnb_nf4", "demo_re") if joined else None)
 
 
 def test_a_worker_gets_no_cell_of_another_device() -> None:

@@ -126,6 +126,8 @@ def test_relation_with_short_labels(output: str, expected: str | None) -> None:
         ("No - the groups did not differ.", "no"),
         ("no\nThe groups did not differ.", "no"),
         ("The answer is yes.", "yes"),
+        ("Yes, the answer is indeed yes.", "yes"),
+        ("Indeed no.", "no"),
         ('The answer is "no".', "no"),
         ("Answer: maybe", "maybe"),
         ("The final answer is: **yes**", "yes"),

@@ -1,6 +1,7 @@
 """The workers of a sweep at work: one at a time in each slot, each run ended with what really happened."""
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -67,10 +68,11 @@ class Crew:
                 cell = self._queue.take(desk.slot.device, group)
                 if cell is None:
                     return
-                group = cell.group
+                fresh, group, began = cell.group != group, cell.group, time.monotonic()
                 with attempts.turn(cell.plan.fingerprint) as ours:
                     if ours:
                         self._settle(desk, cell)
+                        self._queue.took(cell, time.monotonic() - began, fresh=fresh)
                 if not ours:
                     self._queue.give_back(cell)
                     self.stopped.wait(BUSY_S)

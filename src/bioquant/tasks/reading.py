@@ -45,7 +45,7 @@ _MARKER = re.compile(
     re.IGNORECASE,
 )
 _FILLER = re.compile(
-    rf"^(?:(?:the|most\s+likely|likely|probably|definitely|clearly|therefore|thus|simply|{_NOUNS}|letter)\b[\s:]*)+(?=\S)",
+    rf"^(?:(?:the|most\s+likely|likely|probably|definitely|clearly|indeed|actually|certainly|therefore|thus|simply|{_NOUNS}|letter)\b[\s:]*)+(?=\S)",
     re.IGNORECASE,
 )
 _NEGATION = re.compile(
