@@ -63,8 +63,11 @@ class QuantMethod(StrEnum):
     none = "none"
     bnb_int8 = "bnb_int8"
     bnb_4bit = "bnb_4bit"
+    cast = "cast"
     quanto = "quanto"
+    hqq = "hqq"
     torchao = "torchao"
+    torchao_dynamic = "torchao_dynamic"
 
 
 class Domain(StrEnum):
@@ -112,12 +115,16 @@ class ModelConfig:
 
 
 class WeightFormat(StrEnum):
-    """How a quantized weight is stored. fp8: float8_e4m3fn, by torch's name."""
+    """How a quantized weight is stored. fp8: float8_e4m3fn, bf16 and fp16: bfloat16 and float16, by torch's names."""
 
     none = "none"
+    bf16 = "bf16"
+    fp16 = "fp16"
     int8 = "int8"
     fp8 = "fp8"
     int4 = "int4"
+    int3 = "int3"
+    int2 = "int2"
     nf4 = "nf4"
     fp4 = "fp4"
 
@@ -127,12 +134,14 @@ class RequiresConfig:
     """What a recipe needs; a sweep leaves out the cells that do not have it. null is no limit.
 
     compute_capability: the least of a CUDA device, as NVIDIA counts (8.0: Ampere, 8.9: Ada, 9.0: Hopper).
-    calibrated: a checkpoint that lists the recipe's method in `model.calibrated`. min_, max_parameters: of the model.
+    calibrated: a checkpoint that lists the recipe's method in `model.calibrated`. dtype, min_, max_parameters: of the
+        model.
     """
 
     devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
     compute_capability: float | None = None
     calibrated: bool = False
+    dtype: Dtype | None = None
     min_parameters: int | None = None
     max_parameters: int | None = None
 
@@ -142,7 +151,11 @@ class QuantConfig:
     """A quantization recipe.
 
     bits: of one quantized weight, without its quantization state.
+    group_size: consecutive weights that share a scale, where the method has such groups. block_size: the same by the
+        name that bitsandbytes gives it, for its 4-bit formats; null is their own, 64.
     compute_dtype: of the matrix products; null takes the model's.
+    overrides: name of a module -> the weight format of the linear layers in it, where a method can mix them. Names are
+        read as in skip_modules, which comes first; of several that name a layer, the first counts.
     check: whether the loaded model reads a fixed text before it is evaluated, beside the unquantized model.
     """
 
@@ -152,8 +165,11 @@ class QuantConfig:
     bits: int = MISSING
     double_quant: bool = False
     int8_threshold: float = 6.0
+    group_size: int | None = None
+    block_size: int | None = None
     compute_dtype: Dtype | None = None
     skip_modules: list[str] = field(default_factory=lambda: ["lm_head"])
+    overrides: dict[str, WeightFormat] = field(default_factory=dict[str, WeightFormat])
     requires: RequiresConfig = field(default_factory=RequiresConfig)
     check: bool = False
 

@@ -120,7 +120,7 @@ def forecast(configs: Sequence[RunConfig], aim: Target, runs: History) -> Foreca
 
 def cell(config: RunConfig, lengths: Lengths, aim: Target, runs: History) -> CellForecast:
     """One cell, given how long its prompts are. Raises ModelError."""
-    shape, row, found = memory.anatomy(config.model), one_row(config, lengths), costs.logged(config, runs)
+    shape, row, found = memory.anatomy(quantization.as_loaded(config.model, config.quant)), one_row(config, lengths), costs.logged(config, runs)
     predicted = memory.predict_shape(shape, config.quant, row, aim.device)
     batch = capacity.largest_batch(shape, config.quant, row, aim.device, aim.size)
     return CellForecast(
@@ -174,4 +174,4 @@ def _seconds(
     if found is not None:
         return lengths.num_examples / found.examples_per_s
     rows = rows if config.engine.batch == "auto" else min(rows, int(config.engine.batch))
-    return costs.cell_seconds(config, lengths, memory.anatomy(config.model), rows, device)
+    return costs.cell_seconds(config, lengths, memory.anatomy(quantization.as_loaded(config.model, config.quant)), rows, device)

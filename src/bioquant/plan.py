@@ -23,7 +23,7 @@ from bioquant.records import Dataset, Example
 LIBRARIES = ("bioquant", "torch", "transformers", "bitsandbytes", "optimum-quanto", "accelerate")
 """Whose versions a fingerprint holds."""
 
-EXTRAS = ("vllm", "vllm-bnb-plugin", "torchao")
+EXTRAS = ("vllm", "vllm-bnb-plugin", "hqq", "torchao")
 """As those, where they are installed."""
 
 BASELINE = QuantConfig(name="none", method=QuantMethod.none, weight_format=WeightFormat.none, bits=0)
@@ -136,7 +136,8 @@ def _quant(quant: QuantConfig) -> dict[str, object]:
     """The unquantized recipe has no settings: its bits and formats must not make two baselines of one."""
     if quant.method is QuantMethod.none and quant.compute_dtype is None:
         return {"method": "none"}
-    return _without(asdict(quant), ("name", "bits", "requires", "check"))
+    unset = [key for key in ("group_size", "block_size", "overrides") if not getattr(quant, key)]
+    return _without(asdict(quant), ("name", "bits", "requires", "check", *unset))
 
 
 def _task(task: TaskConfig) -> dict[str, object]:

@@ -171,7 +171,7 @@ def _quant(recipe: Recipe, *, stores_weights: bool) -> str:
     quant = recipe.quant
     if quant.method is QuantMethod.none:
         return "none"
-    computed = quant.compute_dtype or recipe.model.dtype
+    computed = quantization.computed_in(recipe.model, quant)
     where = "quantized weights stored with this version" if stores_weights else "quantized when loaded"
     return f"{quant.name} ({quant.method}, {quant.weight_format}, computed in {computed}), {where}"
 

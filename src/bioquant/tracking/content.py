@@ -34,7 +34,7 @@ def run_params(config: RunConfig, sweep_id: str | None) -> dict[str, str]:
         "quant.weight_format": quant.weight_format,
         "quant.bits": quant.bits,
         "quant.double_quant": quant.double_quant,
-        "quant.compute_dtype": quant.compute_dtype or model.dtype,
+        "quant.compute_dtype": quantization.computed_in(model, quant),
         "task.kind": config.task.kind,
         "task.max_new_tokens": config.task.max_new_tokens,
         "prompt.num_shots": prompt.num_shots,
