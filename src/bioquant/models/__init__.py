@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -22,7 +22,7 @@ from bioquant import checkpoints, quantization
 from bioquant.checkpoints import is_cached
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
-from bioquant.models import gguf, proof, random
+from bioquant.models import blocks, gguf, hqq, proof, random
 from bioquant.records import QuantizationReport
 
 __all__ = ["LoadedModel", "is_cached", "load", "prepare", "resolve_device", "tokenizer"]
@@ -74,13 +74,13 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
     with quiet() as said, torch.inference_mode(quant.method is QuantMethod.quanto):
         folder = prepare(model)
         started = time.perf_counter()
-        arguments = _loader_arguments(model, None if quantized else quantization.loader_config(quant, model), place)
+        arguments = _loader_arguments(model, quant, place, None if quantized else loader_config(quant, model))
         try:
             network, tokenizer = _draw(model, arguments) if folder is None else _read(model, folder, arguments)
         except RuntimeError as error:
             raise load_error(model, quant, place, [str(error), *said]) from error
         load_s = time.perf_counter() - started
-    _check_dtypes(network, dtype)
+    _check_dtypes(network, getattr(torch, quantization.as_loaded(model, quant).dtype))
     return LoadedModel(
         model=network.eval(),
         tokenizer=tokenizer,
@@ -112,9 +112,26 @@ def prepare(model: ModelConfig) -> Path | None:
             assert_never(model.source)
 
 
-def _loader_arguments(model: ModelConfig, config: object | None, place: str) -> dict[str, Any]:
+def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
+    """The `quantization_config` of from_pretrained. Raises QuantError (an override that names no layer), ModelError."""
+    layers = _linear_layers(model) if quant.overrides else []
+    quantization.check_overrides(quant, layers)
+    if quant.method is QuantMethod.hqq:
+        return hqq.loader_config(quant)
+    config = quantization.loader_config(quant, model, layers)
+    return blocks.of_size(config, quant.block_size) if quant.block_size else config
+
+
+def _linear_layers(model: ModelConfig) -> list[str]:
+    """By name, of the architecture that `conf/model` states, else of the checkpoint's. Raises ModelError."""
+    fields = model.architecture or checkpoints.configuration(model)
+    network = random.empty(random.shape(replace(model, architecture=fields)))
+    return [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def _loader_arguments(model: ModelConfig, quant: QuantConfig, place: str, config: object | None) -> dict[str, Any]:
     arguments: dict[str, Any] = {
-        "dtype": getattr(torch, model.dtype),
+        "dtype": getattr(torch, quantization.as_loaded(model, quant).dtype),
         "device_map": {"": place},
         "output_loading_info": True,
     }
@@ -124,7 +141,7 @@ def _loader_arguments(model: ModelConfig, config: object | None, place: str) -> 
 def _draw(model: ModelConfig, arguments: dict[str, Any]) -> Parts:
     """Random weights, through the same loader as a real checkpoint."""
     config = random.architecture(model)
-    drawn = random.weights(config, arguments["dtype"], arguments["device_map"][""])
+    drawn = random.weights(config, getattr(torch, model.dtype), arguments["device_map"][""])
     network, info = random.network_class(config).from_pretrained(None, config=config, state_dict=drawn, **arguments)
     _check_complete(model, info)
     return network, _tokenizer(model, None)

@@ -7,6 +7,7 @@ it leaves the scales out.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from bioquant import quantization
 from bioquant.config import QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import QuantNotAppliedError
+from bioquant.layer_bytes import BITS
 from bioquant.records import QuantizationReport
 
 MODULE_CLASSES = {
@@ -21,7 +23,14 @@ MODULE_CLASSES = {
     QuantMethod.bnb_int8: {WeightFormat.int8: "Linear8bitLt"},
     QuantMethod.bnb_4bit: {WeightFormat.nf4: "Linear4bit", WeightFormat.fp4: "Linear4bit"},
     QuantMethod.quanto: {WeightFormat.int8: "QLinear", WeightFormat.int4: "QLinear"},
-    QuantMethod.torchao: {WeightFormat.int8: "Int8Tensor", WeightFormat.fp8: "Float8Tensor"},
+    QuantMethod.cast: {WeightFormat.bf16: "Linear bfloat16", WeightFormat.fp16: "Linear float16"},
+    QuantMethod.hqq: {weight_format: f"HQQLinear {bits}-bit" for weight_format, bits in BITS.items()},
+    QuantMethod.torchao: {
+        WeightFormat.int8: "Int8Tensor",
+        WeightFormat.fp8: "Float8Tensor",
+        WeightFormat.int4: "Int4TilePackedTo4dTensor",
+    },
+    QuantMethod.torchao_dynamic: {WeightFormat.fp8: "Float8Tensor"},
 }
 """What a linear layer, or else its weight, becomes under each method, by weight format."""
 
@@ -31,7 +40,7 @@ def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: s
 
     Raises QuantNotAppliedError where no linear layer was replaced, or where the weights became no smaller.
     """
-    classes = Counter(_kind(module) for module in network.modules() if isinstance(module, nn.Linear))
+    classes = Counter(_kind(module, dtype) for module in network.modules() if is_linear(module))
     replaced = {name: count for name, count in classes.items() if name != "Linear"}
     found = QuantizationReport(
         replaced=replaced,
@@ -45,20 +54,32 @@ def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: s
     return found
 
 
-def _kind(module: nn.Linear) -> str:
-    """The class that a method has put in a linear layer's place, else the one that it has put in its weight's."""
-    plain = type(module) is nn.Linear and type(module.weight) is not nn.Parameter
-    return type(module.weight if plain else module).__name__
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer, or what hqq puts in the place of one."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "HQQLinear"
+
+
+def _kind(module: Any, dtype: torch.dtype) -> str:
+    """The class that a method has put in a linear layer's place, else the one that it has put in its weight's; the bits
+    where a class has several; the dtype where that alone is another.
+    """
+    if not isinstance(module, nn.Linear):
+        return f"{type(module).__name__} {module.meta['nbits']}-bit"
+    if type(module) is not nn.Linear:
+        return type(module).__name__
+    if type(module.weight) is not nn.Parameter:
+        return type(module.weight).__name__
+    return "Linear" if module.weight.dtype is dtype else f"Linear {str(module.weight.dtype).removeprefix('torch.')}"
 
 
 def _check(found: QuantizationReport, quant: QuantConfig) -> None:
-    expected = MODULE_CLASSES[quant.method][quant.weight_format]
-    if expected not in found.replaced:
-        raise QuantNotAppliedError(
-            f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by "
-            f"{expected}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
-        )
-    if found.bytes_after >= found.bytes_before:
+    for expected in sorted(MODULE_CLASSES[quant.method][one] for one in quantization.formats(quant)):
+        if expected not in found.replaced:
+            raise QuantNotAppliedError(
+                f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by "
+                f"{expected}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
+            )
+    if found.bytes_after >= found.bytes_before + (quant.method is QuantMethod.cast):
         raise QuantNotAppliedError(
             f"quant '{quant.name}' left the weights at {found.bytes_after:,} bytes "
             f"({found.bytes_before:,} unquantized): the library replaced the layers but not their weights."
@@ -77,11 +98,16 @@ def _bytes_before(network: nn.Module, dtype: torch.dtype) -> int:
     buffers = 0
     for module in network.modules():
         sizes |= {id(value): value.numel() * dtype.itemsize for value in module.parameters(recurse=False)}
-        if isinstance(module, nn.Linear):
-            sizes[id(module.weight)] = module.in_features * module.out_features * dtype.itemsize
+        if is_linear(module):
+            sizes[id(weight_of(module))] = module.in_features * module.out_features * dtype.itemsize
         else:
             buffers += sum(buffer.nbytes for buffer in module.buffers(recurse=False))
     return sum(sizes.values()) + buffers
+
+
+def weight_of(linear: Any) -> torch.Tensor:
+    """A linear layer's weight, quantized or not."""
+    return linear.weight if isinstance(linear, nn.Linear) else linear.W_q
 
 
 def size(tensors: Iterable[torch.Tensor]) -> int:
@@ -90,9 +116,13 @@ def size(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """A module's own tensors. bitsandbytes moves the int8 scales into `module.state` in the first forward pass."""
+    """A module's own tensors. bitsandbytes moves the int8 scales into `module.state` in the first forward pass; hqq keeps
+    scales and zero points in a dictionary.
+    """
     yield from module.parameters(recurse=False)
     yield from module.buffers(recurse=False)
+    if type(module).__name__ == "HQQLinear":
+        yield from (value for value in vars(module)["meta"].values() if isinstance(value, torch.Tensor))
     yield from _attributes(getattr(module, "state", None), ("CB", "SCB"))
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
+from bioquant import quantization
 from bioquant.answering import max_new_tokens
 from bioquant.compare import Comparison
 from bioquant.config import PolicyConfig, QuantMethod, TaskKind
