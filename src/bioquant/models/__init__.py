@@ -119,7 +119,7 @@ def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
     if quant.method is QuantMethod.hqq:
         return hqq.loader_config(quant)
     config = quantization.loader_config(quant, model, layers)
-    return blocks.of_size(config, quant.block_size) if quant.block_size else config
+    return blocks.loader_config(config, quant) if quant.block_size else config
 
 
 def _linear_layers(model: ModelConfig) -> list[str]:

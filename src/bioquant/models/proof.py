@@ -79,7 +79,8 @@ def _check(found: QuantizationReport, quant: QuantConfig) -> None:
                 f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by "
                 f"{expected}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
             )
-    if found.bytes_after >= found.bytes_before + (quant.method is QuantMethod.cast):
+    as_large = found.bytes_after == found.bytes_before and quant.method is QuantMethod.cast  # from 16 bits to 16 bits
+    if found.bytes_after >= found.bytes_before and not as_large:
         raise QuantNotAppliedError(
             f"quant '{quant.name}' left the weights at {found.bytes_after:,} bytes "
             f"({found.bytes_before:,} unquantized): the library replaced the layers but not their weights."
