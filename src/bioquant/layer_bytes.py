@@ -121,8 +121,8 @@ def quanto_groups(layer: LinearLayer) -> int:
 
 
 def hqq_bytes(layer: LinearLayer, bits: int, group: int, itemsize: int) -> int:
-    """bits/8 a weight, a scale and a zero point a group in the model's dtype. 3 bits: 4 bytes for every ten weights, one
-    of each of ten groups, which are filled up with empty ones.
+    """bits/8 a weight, a scale and a zero point a group in the model's dtype. 3 bits: 4 bytes for ten weights, one of
+    each of ten groups, filled up with empty groups.
     """
     groups = layer.size // group
     packed = ceil(groups / IN_32_BITS) * group * 4 if bits == 3 else layer.size * bits // 8
@@ -146,14 +146,16 @@ def torchao_dynamic_bytes(layer: LinearLayer, itemsize: int) -> int:
     return layer.size + layer.out_features * FLOAT32
 
 
-def workspace_bytes(layer: LinearLayer, quant: QuantConfig, weight_format: WeightFormat, itemsize: int, tokens: int) -> int:
+def workspace_bytes(
+    layer: LinearLayer, quant: QuantConfig, weight_format: WeightFormat, itemsize: int, tokens: int
+) -> int:
     """What a replaced layer needs beside its input and output, by method.
 
     4 bits of bitsandbytes, quanto and torchao: the weight as it is dequantized, b a weight, and with double
     quantization its float32 scales. hqq: three of these, unpacked, less the zero points, and times the scales.
     LLM.int8(): per token the input in float16 and int8 (3 in), the product in int32 and float16 (6 out).
-    torchao's int4: per token the input padded, and the product, in bfloat16 (2 in + 2 out). Its dynamic float8: per token
-    the input in float32, twice, and in float8 (9 in).
+    torchao's int4: per token the input padded, and the product, in bfloat16 (2 in + 2 out). Its dynamic float8: per
+    token the input in float32, twice, and in float8 (9 in).
     """
     match quant.method:
         case QuantMethod.bnb_int8:

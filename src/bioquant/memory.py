@@ -126,8 +126,8 @@ def weights(shape: Anatomy, quant: QuantConfig) -> int:
 
 
 def quantized_layers(shape: Anatomy, quant: QuantConfig) -> Mapping[tuple[LinearLayer, WeightFormat], int]:
-    """How many linear layers of each size have their weight replaced, by what becomes of it: not one that is tied, which
-    the loader ties to the unquantized embedding again.
+    """How many linear layers of each size have their weight replaced, by what becomes of it: not one that is tied,
+    which the loader ties to the unquantized embedding again.
     """
     if quant.method in (QuantMethod.none, QuantMethod.cast):
         return {}

@@ -144,7 +144,9 @@ def _wrong_size(quant: QuantConfig, who: str) -> str | None:
         return f"{who}: block_size={block} is not one that bitsandbytes has: choose from {_listed(BNB_BLOCKS)}."
     if not grouped(quant):
         other = "set quant.block_size instead" if quant.method is QuantMethod.bnb_4bit else "leave it out"
-        return None if size is None else f"{who}: group_size={size} has no effect with method '{quant.method}': {other}."
+        return (
+            None if size is None else f"{who}: group_size={size} has no effect with method '{quant.method}': {other}."
+        )
     if quant.method is QuantMethod.torchao and size not in TORCHAO_GROUPS:
         return f"{who}: group_size={size} is not one that torchao's int4 has: choose from {_listed(TORCHAO_GROUPS)}."
     if size is None or size < 8 or size % 8:

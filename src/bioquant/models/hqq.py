@@ -1,7 +1,7 @@
 """HQQ through transformers' own loader, which quantizes a weight as soon as it has read it.
 
-transformers' HqqConfig cannot do it in 5.23. This is its quantizer's interface (`transformers.quantizers`) around hqq's own
-layer: no more than one unquantized layer is on the device at a time, and random weights are drawn as they are needed.
+transformers' HqqConfig cannot do it in 5.23. This is its quantizer's interface (`transformers.quantizers`) around hqq's
+own layer: one unquantized layer is on the device at a time, and random weights are drawn as they are needed.
 Badri and Shaji 2023, Half-Quadratic Quantization.
 """
 
@@ -92,7 +92,7 @@ def loader_config(quant: QuantConfig) -> HqqRecipe:
 
 
 def replaced(linear: Any, weight: torch.Tensor, quant: QuantConfig, name: str) -> nn.Module:
-    """hqq's layer for a linear layer's weight; the bias is the linear layer's, loaded or still to come."""
+    """The layer of hqq for a linear layer's weight; the bias is the linear layer's, loaded or still to come."""
     hqq: Any = import_module("hqq.core.quantize")
     # Its plain forward pass: the others are for training, or need kernels that are not on the registries.
     hqq.HQQLinear.set_backend(hqq.HQQBackend.PYTORCH_FORWARD)
@@ -119,6 +119,5 @@ def check_packing(shape: torch.Size, bits: int, group_size: int) -> None:
     groups, rest = divmod(shape.numel(), group_size)
     if rest or (bits != 3 and groups * bits % 8):
         raise ValueError(
-            f"a layer of {shape[0]} x {shape[1]} weights does not fall into groups of {group_size} that pack into bytes "
-            f"at {bits} bits"
+            f"{shape[0]} x {shape[1]} weights of {bits} bits do not pack into whole bytes in groups of {group_size}"
         )

@@ -117,8 +117,8 @@ def size(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """A module's own tensors. bitsandbytes moves the int8 scales into `module.state` in the first forward pass; hqq keeps
-    scales and zero points in a dictionary.
+    """A module's own tensors. bitsandbytes moves the int8 scales into `module.state` in the first forward pass; in hqq
+    scales and zero points are in a dictionary.
     """
     yield from module.parameters(recurse=False)
     yield from module.buffers(recurse=False)
