@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -82,8 +83,8 @@ def standing(quant: QuantConfig, gpus: Sequence[Gpu]) -> Standing:
 
 
 def order(one: Standing) -> tuple[str, float]:
-    """By library, the most bits first."""
-    return one.library or "", -(one.bits_per_weight or 0)
+    """By library, the most bits first; what is left as it is before all."""
+    return one.library or "", -(one.bits_per_weight or math.inf)
 
 
 def runs(quant: QuantConfig, gpus: Sequence[Gpu]) -> tuple[list[str], str | None]:
