@@ -27,7 +27,7 @@ class HqqRecipe(QuantizationConfigMixin):
     """A recipe as from_pretrained takes it."""
 
     def __init__(self, quant: QuantConfig) -> None:
-        self.quant_method = METHOD  # pyright: ignore[reportAttributeAccessIssue]
+        self.quant_method: Any = METHOD
         self.quant = quant
 
 
@@ -36,7 +36,7 @@ class HqqQuantizer(HfQuantizer):
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: object) -> bool:
         """Whether it is the weight of a linear layer that the recipe does not skip."""
-        layer, _, tensor = param_name.rpartition(".")
+        layer, tensor = param_name.rpartition(".")[::2]
         linear = tensor == "weight" and isinstance(model.get_submodule(layer), nn.Linear)
         return linear and layer_format(self.recipe, layer) is not None
 
@@ -50,12 +50,12 @@ class HqqQuantizer(HfQuantizer):
         """What is done to each of them."""
         return HqqLayers(self.recipe)
 
-    def is_serializable(self) -> bool:
+    def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Whether transformers can store it: it reads no weights of hqq's back."""
         return False
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Whether it can be trained further."""
         return False
 
@@ -87,7 +87,7 @@ class HqqLayers(ConversionOps):
 
 def loader_config(quant: QuantConfig) -> HqqRecipe:
     """The `quantization_config` of from_pretrained."""
-    AUTO_QUANTIZER_MAPPING[METHOD] = HqqQuantizer
+    AUTO_QUANTIZER_MAPPING.update({METHOD: HqqQuantizer})  # pyright: ignore[reportArgumentType, reportCallIssue]
     return HqqRecipe(quant)
 
 

@@ -100,15 +100,17 @@ def _bytes_before(network: nn.Module, dtype: torch.dtype) -> int:
     for module in network.modules():
         sizes |= {id(value): value.numel() * dtype.itemsize for value in module.parameters(recurse=False)}
         if is_linear(module):
-            sizes[id(weight_of(module))] = module.in_features * module.out_features * dtype.itemsize
+            weight, size = _weight(module)
+            sizes[id(weight)] = size * dtype.itemsize
         else:
             buffers += sum(buffer.nbytes for buffer in module.buffers(recurse=False))
     return sum(sizes.values()) + buffers
 
 
-def weight_of(linear: Any) -> torch.Tensor:
-    """A linear layer's weight, quantized or not."""
-    return linear.weight if isinstance(linear, nn.Linear) else linear.W_q
+def _weight(linear: Any) -> tuple[torch.Tensor, int]:
+    """A linear layer's weight, quantized or not, and how many it stands for."""
+    weight = linear.weight if isinstance(linear, nn.Linear) else linear.W_q
+    return weight, linear.in_features * linear.out_features
 
 
 def size(tensors: Iterable[torch.Tensor]) -> int:
