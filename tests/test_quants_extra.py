@@ -145,7 +145,7 @@ def test_groups_that_do_not_pack_end_it_with_what_to_do():
     odd = replace(TINY, architecture={**TINY.architecture, "intermediate_size": 101})
     models.load(odd, QUANTS["hqq_int4"], Device.cpu)  # 202 groups
     assert message(QuantError, odd, QUANTS["hqq_int2"]) == (
-        "quant 'hqq_int2' cannot be applied to model 'tiny_random' (ValueError: 101 x 128 weights of 2 bits do not "
+        "quant 'hqq_int2' cannot be applied to model 'tiny_random' (ValueError: 128 x 101 weights of 2 bits do not "
         "pack into whole bytes in groups of 64): choose another recipe, or add the module to quant.skip_modules."
     )
 
