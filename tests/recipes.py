@@ -1,4 +1,4 @@
-"""The recipes by whether their library is installed with bioquant or is an extra."""
+"""The recipes by where their weights are quantized, and whether their library is installed with bioquant or an extra."""
 
 from bioquant import compose, quantization
 from bioquant.config import QuantConfig
@@ -10,5 +10,8 @@ def is_extra(quant: QuantConfig) -> bool:
     return "[" in quantization.INSTALLS.get(quantization.library(quant) or "", "")
 
 
-EXTRA = [name for name, quant in QUANTS.items() if is_extra(quant)]
-BUILT_IN = [name for name in QUANTS if name not in EXTRA]
+PUBLISHED = [name for name, quant in QUANTS.items() if quantization.is_published(quant)]
+CALIBRATED = [name for name, quant in QUANTS.items() if quantization.calibrates(quant)]
+IN_FLIGHT = [name for name in QUANTS if name not in PUBLISHED + CALIBRATED]
+EXTRA = [name for name in IN_FLIGHT if is_extra(QUANTS[name])]
+BUILT_IN = [name for name in IN_FLIGHT if name not in EXTRA]

@@ -23,7 +23,7 @@ BATCH = BatchShape(rows=4, shared=100, prompt=200, width=256, prefill_tokens=819
 
 
 def weights(model: ModelConfig, quant: QuantConfig) -> int:
-    return memory.weights(memory.anatomy(model), quant)
+    return memory.weights(memory.anatomy(model), quant, Device.cpu)
 
 
 # Weights

@@ -64,7 +64,10 @@ def test_every_extra_loads_proves_itself_and_generates(name: str, capfd: pytest.
 @pytest.mark.parametrize("skipped", [["lm_head"], ["lm_head", "down_proj"], ["lm_head", "model.layers.1"], []])
 def test_the_prediction_is_what_stands_in_memory(name: str, dtype: Dtype, skipped: list[str]):
     model, quant = replace(TINY, dtype=dtype), replace(QUANTS[name], skip_modules=skipped)
-    assert memory.weights(memory.anatomy(model), quant) == models.load(model, quant, Device.cpu).report.bytes_after
+    assert (
+        memory.weights(memory.anatomy(model), quant, Device.cpu)
+        == models.load(model, quant, Device.cpu).report.bytes_after
+    )
 
 
 @installed
@@ -96,7 +99,7 @@ def test_a_run_of_each_says_nothing_but_its_table(bioquant: Command) -> None:
 def test_smollm2_still_knows_the_capital_of_france(name: str):
     loaded = models.load(SMOLLM2, QUANTS[name], Device.cpu)
     assert loaded.report.replaced == {MADE[name][0]: 210}
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(SMOLLM2), QUANTS[name])
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(SMOLLM2), QUANTS[name], Device.cpu)
     assert answer(loaded, "What is the capital of France?", 12) == "The capital of France is Paris."
 
 

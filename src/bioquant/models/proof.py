@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bioquant import quantization
-from bioquant.config import QuantConfig, QuantMethod, WeightFormat
+from bioquant.config import Device, QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import QuantNotAppliedError
 from bioquant.records import QuantizationReport
 
@@ -22,41 +22,62 @@ MODULE_CLASSES = {
     QuantMethod.bnb_4bit: {WeightFormat.nf4: "Linear4bit", WeightFormat.fp4: "Linear4bit"},
     QuantMethod.quanto: {WeightFormat.int8: "QLinear", WeightFormat.int4: "QLinear"},
     QuantMethod.torchao: {WeightFormat.int8: "Int8Tensor", WeightFormat.fp8: "Float8Tensor"},
+    QuantMethod.compressed_tensors: {WeightFormat.fp8: "CompressedTensorsFP8Linear"},
 }
-"""What a linear layer, or else its weight, becomes under each method, by weight format."""
+"""What a linear layer, or else its weight, becomes under each method, by weight format.
+
+Of gptqmodel any class will do: it has one for each kind of kernel.
+"""
 
 
 def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: str) -> QuantizationReport:
     """Count the modules and the bytes of a model loaded in `dtype` under this recipe.
 
-    Raises QuantNotAppliedError where no linear layer was replaced, or where the weights became no smaller.
+    Raises QuantNotAppliedError where no linear layer was replaced, or where the weights became no smaller; where the
+    weights are unpacked when they are loaded, where a layer is another than it was.
     """
-    classes = Counter(_kind(module) for module in network.modules() if isinstance(module, nn.Linear))
+    unpacked = quantization.dequantizes(quant, Device(device.partition(":")[0]))
+    classes = Counter(_kind(module) for module in network.modules() if _is_linear(module))
     replaced = {name: count for name, count in classes.items() if name != "Linear"}
     found = QuantizationReport(
         replaced=replaced,
         kept={name: count for name, count in classes.items() if name not in replaced},
         bytes_before=_bytes_before(network, dtype),
         bytes_after=size(tensor for module in network.modules() for tensor in _tensors(module)),
-        backend=_backend(quant, device),
+        backend=_backend(None if unpacked else quantization.library(quant), device),
+        dequantized_from=str(quant.method) if unpacked else None,
     )
-    if quant.method is not QuantMethod.none:
+    if unpacked:
+        _check_unpacked(found, quant)
+    elif quant.method is not QuantMethod.none:
         _check(found, quant)
     return found
 
 
-def _kind(module: nn.Linear) -> str:
+def _is_linear(module: nn.Module) -> bool:
+    """A linear layer, or what has taken its place: gptqmodel's are modules of their own."""
+    return isinstance(getattr(module, "in_features", None), int) and hasattr(module, "out_features")
+
+
+def _kind(module: nn.Module) -> str:
     """The class that a method has put in a linear layer's place, else the one that it has put in its weight's."""
     plain = type(module) is nn.Linear and type(module.weight) is not nn.Parameter
     return type(module.weight if plain else module).__name__
 
 
+def _check_unpacked(found: QuantizationReport, quant: QuantConfig) -> None:
+    if found.replaced:
+        raise QuantNotAppliedError(
+            f"quant '{quant.name}': its weights were to be unpacked, but {', '.join(found.replaced)} stands in the model."
+        )
+
+
 def _check(found: QuantizationReport, quant: QuantConfig) -> None:
-    expected = MODULE_CLASSES[quant.method][quant.weight_format]
-    if expected not in found.replaced:
+    expected = MODULE_CLASSES.get(quant.method, {}).get(quant.weight_format)
+    if not found.replaced or expected not in (None, *found.replaced):
         raise QuantNotAppliedError(
             f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by "
-            f"{expected}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
+            f"{expected or f'one of {quantization.library(quant)}'}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
         )
     if found.bytes_after >= found.bytes_before:
         raise QuantNotAppliedError(
@@ -65,9 +86,9 @@ def _check(found: QuantizationReport, quant: QuantConfig) -> None:
         )
 
 
-def _backend(quant: QuantConfig, device: str) -> str:
+def _backend(library: str | None, device: str) -> str:
     """The library that multiplies, its version and the kind of device, e.g. `bitsandbytes 0.50.2 cpu`."""
-    name = quantization.library(quant) or "torch"
+    name = library or "torch"
     return f"{name} {version(name)} {device.partition(':')[0]}"
 
 
@@ -76,11 +97,15 @@ def _bytes_before(network: nn.Module, dtype: torch.dtype) -> int:
     sizes: dict[int, int] = {}
     buffers = 0
     for module in network.modules():
-        sizes |= {id(value): value.numel() * dtype.itemsize for value in module.parameters(recurse=False)}
-        if isinstance(module, nn.Linear):
-            sizes[id(module.weight)] = module.in_features * module.out_features * dtype.itemsize
+        if _is_linear(module):
+            bias: torch.Tensor | None = getattr(module, "bias", None)
+            tensors = [] if bias is None else [bias]
+            weight = getattr(module, "weight", module)
+            sizes[id(weight)] = module.in_features * module.out_features * dtype.itemsize
         else:
+            tensors = module.parameters(recurse=False)
             buffers += sum(buffer.nbytes for buffer in module.buffers(recurse=False))
+        sizes |= {id(value): value.numel() * dtype.itemsize for value in tensors}
     return sum(sizes.values()) + buffers
 
 
@@ -90,9 +115,13 @@ def size(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """A module's own tensors. bitsandbytes moves the int8 scales into `module.state` in the first forward pass."""
+    """A module's own tensors, those that gptqmodel's layers hold as plain attributes among them. bitsandbytes moves the
+    int8 scales into `module.state` in the first forward pass.
+    """
     yield from module.parameters(recurse=False)
     yield from module.buffers(recurse=False)
+    if _is_linear(module):
+        yield from (value for value in vars(module).values() if isinstance(value, torch.Tensor))
     yield from _attributes(getattr(module, "state", None), ("CB", "SCB"))
 
 

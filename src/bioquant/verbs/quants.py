@@ -18,7 +18,9 @@ HEADINGS = ("quant", "weights", "bits", "needs", "runs on", "saved", "vllm", "he
 LEGEND = """bits: of a weight with its quantization state, in a layer of 4096 x 4096
 saved: registry.save_weights=true stores the quantized weights; bioquant serve
   answers with any recipe, which it applies when it loads the model
-vllm: engine=vllm quantizes to it
+unpacked: transformers gives the weights their full size again when it loads
+  them: the quality is the checkpoint's, memory and speed are not
+vllm: engine=vllm quantizes to it, or takes it as it is published
 here: the devices of this machine that it runs on"""
 
 
@@ -27,6 +29,7 @@ class Standing:
     """A recipe, and how it stands on this machine.
 
     bits_per_weight: with quantization state; None for what is left in the model's dtype.
+    calibrated: it loads a published checkpoint. unpacked: devices on which its weights get their full size again.
     keeps: modules it leaves alone, beside embeddings and norms. unsavable: why its weights cannot be stored.
     here: this machine's devices that it runs on; missing: why it does not run on the others, or at all.
     """
@@ -38,6 +41,7 @@ class Standing:
     devices: list[str]
     compute_capability: float | None
     calibrated: bool
+    unpacked: list[str]
     library: str | None
     keeps: list[str]
     unsavable: str | None
@@ -72,8 +76,9 @@ def standing(quant: QuantConfig, gpus: Sequence[Gpu]) -> Standing:
         devices=[str(device) for device in quant.requires.devices],
         compute_capability=quant.requires.compute_capability,
         calibrated=quant.requires.calibrated,
+        unpacked=[str(device) for device in quant.requires.devices if quantization.dequantizes(quant, device)],
         library=quantization.library(quant),
-        keeps=[] if plain else quant.skip_modules,
+        keeps=[] if plain or quantization.is_published(quant) else quant.skip_modules,
         unsavable=quantization.unsavable(quant),
         vllm=offers.vllm_makes(quant),
         here=here,
@@ -81,9 +86,9 @@ def standing(quant: QuantConfig, gpus: Sequence[Gpu]) -> Standing:
     )
 
 
-def order(one: Standing) -> tuple[str, float]:
-    """By library, the most bits first."""
-    return one.library or "", -(one.bits_per_weight or 0)
+def order(one: Standing) -> tuple[bool, str, float]:
+    """The baseline first; by library, the most bits first."""
+    return one.quant != "none", one.library or "", -(one.bits_per_weight or 0)
 
 
 def runs(quant: QuantConfig, gpus: Sequence[Gpu]) -> tuple[list[str], str | None]:
@@ -110,18 +115,26 @@ def show(found: Sequence[Standing]) -> None:
 
 def line(one: Standing) -> list[str]:
     """One recipe's row."""
-    needs = [one.library or "-", *(["a calibrated checkpoint"] if one.calibrated else [])]
+    needs = [*filter(None, [one.library]), *(["a published checkpoint"] if one.calibrated else [])]
     devices = [device if device == "cpu" else cuda(one.compute_capability) for device in one.devices]
     return [
         one.quant,
-        "as loaded" if one.weight_format == "none" else one.weight_format,
+        weights(one),
         "-" if one.bits_per_weight is None else f"{one.bits_per_weight:.2f}",
-        ", ".join(needs),
+        ", ".join(needs) or "-",
         ", ".join(devices),
         "no" if one.unsavable else "yes",
         "yes" if one.vllm else "no",
         ", ".join(one.here) or "no",
     ]
+
+
+def weights(one: Standing) -> str:
+    """How they are stored, and where that is not how they stand in memory."""
+    form = "as loaded" if one.weight_format == "none" else one.weight_format
+    if not one.unpacked:
+        return form
+    return f"{form}, unpacked" + ("" if one.unpacked == one.devices else f" on {', '.join(one.unpacked)}")
 
 
 def cuda(capability: float | None) -> str:
