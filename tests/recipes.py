@@ -1,4 +1,4 @@
-"""The recipes by where their weights are quantized, and whether their library is installed with bioquant or an extra."""
+"""The recipes by where their weights are quantized, and by whether their library is an extra."""
 
 from bioquant import compose, quantization
 from bioquant.config import QuantConfig

@@ -204,11 +204,6 @@ def test_a_missing_folder_is_named(vllm_installed: None, tmp_path: Path) -> None
     )
 
 
-def test_stored_method(checkpoint: Path, quantized_beforehand: Path) -> None:
-    assert vllm.stored_method(checkpoint) is None
-    assert vllm.stored_method(quantized_beforehand) == "gptq"
-
-
 def test_memory_of_a_checkpoint_quantized_beforehand_is_not_predicted(quantized_beforehand: Path) -> None:
     from bioquant import checkpoints
 

@@ -7,7 +7,7 @@ from transformers import BitsAndBytesConfig, QuantoConfig
 from bioquant import quantization
 from bioquant.config import Device, Dtype, ModelConfig, QuantMethod, RequiresConfig, WeightFormat, conf_dir
 from bioquant.errors import QuantError
-from recipes import BUILT_IN, QUANTS
+from recipes import BUILT_IN, CALIBRATED, EXTRA, PUBLISHED, QUANTS
 
 MODEL = ModelConfig(name="m", dtype=Dtype.bfloat16)
 
@@ -20,7 +20,9 @@ def four_bit(name: str, model: ModelConfig = MODEL) -> BitsAndBytesConfig:
 
 
 def test_every_recipe_has_its_file_name_runs_here_and_composes():
-    assert set(QUANTS) == {*BUILT_IN, "torchao_int8", "torchao_fp8"}
+    assert EXTRA == ["torchao_fp8", "torchao_int8"]
+    assert PUBLISHED == ["awq", "ct_fp8", "ct_int4", "fp8", "gguf", "gptq"]
+    assert CALIBRATED == ["gptq_int4"]
     for name, quant in QUANTS.items():
         assert quant.name == name
         if name in BUILT_IN:
@@ -85,7 +87,7 @@ def test_a_recipe_for_another_device_is_refused():
         ),
         (
             RequiresConfig(calibrated=True),
-            "quant 'bnb_nf4' needs a checkpoint calibrated for bnb_4bit (model.calibrated of 'm')",
+            "quant 'bnb_nf4' needs a published checkpoint, of which model 'm' names none (model.calibrated)",
         ),
     ],
 )

@@ -38,6 +38,7 @@ def test_json_says_all_that_is_known(capsys: pytest.CaptureFixture[str]):
         "devices": ["cpu", "cuda"],
         "compute_capability": None,
         "calibrated": False,
+        "unpacked": False,
         "library": "bitsandbytes",
         "keeps": ["lm_head"],
         "unsavable": None,
@@ -56,7 +57,7 @@ def test_a_recipe_for_newer_gpus_says_what_is_in_its_way():
         [],
         "quant 'bnb_nf4' does not run on cpu (quant.requires.devices: cuda)",
     )
-    assert quants.line(nowhere)[3:5] == ["bitsandbytes, a calibrated checkpoint", "cuda 8.9"]
+    assert quants.line(nowhere)[1:5] == ["nf4*", "4.50", "bitsandbytes", "cuda 8.9"]
     assert quants.line(nowhere)[-1] == "no"
     ampere, hopper = Gpu("0", capability=8.0, memory_gib=40), Gpu("1", capability=9.0, memory_gib=80)
     assert quants.standing(quant, [ampere]).here == []

@@ -49,7 +49,7 @@ def texts(config: RunConfig) -> Sequence[str]:
     found, expected = _read(config), config.quant.calibration.sha256
     if expected != found.sha256:
         raise QuantError(
-            f"quant '{config.quant.name}': its calibration text here (digest {found.sha256[:12]}) is not the one that it "
+            f"quant '{config.quant.name}': its calibration text here (digest {found.sha256[:12]}) is not what it "
             f"was planned with ({(expected or 'none')[:12]}): point quant.calibration and $BIOQUANT_DATA to that one."
         )
     return found.texts

@@ -200,8 +200,8 @@ def _fetch_file(model: ModelConfig, name: str) -> Path:
 def converted_path(model: ModelConfig) -> Path:
     """Where the safetensors made from a GGUF file lie, or will lie.
 
-    A wheel is known by its checksum, a repository's file by its revision; a GGUF file of one's own, too large to hash at
-    each start, by its path, size and time.
+    A wheel is known by its checksum, a repository's file by its revision; a GGUF file of one's own, too large to hash
+    at each start, by its path, size and time.
     """
     if model.source is ModelSource.wheel:
         made_from = f"{model.sha256}/{model.file}"

@@ -83,8 +83,8 @@ class Domain(StrEnum):
 class ModelConfig:
     """A checkpoint.
 
-    id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file, or with `file` the repository that holds
-        it; wheel: `package==version` on PyPI; random: a name for the shape.
+    id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file, or with `file` the repository that
+        holds it; wheel: `package==version` on PyPI; random: a name for the shape.
     file, sha256: wheel: the GGUF file's name inside the wheel, and the checksum of the wheel.
     family: models of one line share it (`llama_3`). general_counterpart: the general model that a biomedical one was
         trained from, or the nearest to it among `conf/model`.

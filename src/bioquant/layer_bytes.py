@@ -43,7 +43,7 @@ def bits_per_weight(quant: QuantConfig) -> float:
 
 
 def quantized_bytes(layer: LinearLayer, quant: QuantConfig, itemsize: int, device: Device = Device.cuda) -> int:
-    """A quantized weight with its quantization state, by method; the whole weight where it is unpacked on this device."""
+    """A quantized weight with its quantization state, by method; the whole weight where the device unpacks it."""
     match quant.method:
         case _ if quantization.dequantizes(quant, device):
             return layer.size * itemsize

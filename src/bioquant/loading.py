@@ -92,7 +92,7 @@ def with_transformers(config: RunConfig, *, quantized: bool = False) -> Loaded:
 
 
 def _expected(config: RunConfig, device: str) -> check.Tensor | None:
-    """What the unquantized model predicts, loaded and gone before the quantized one comes; None where it does not fit."""
+    """What the unquantized model predicts, gone again before the quantized one comes; None where it does not fit."""
     if not config.quant.check or config.quant.method is QuantMethod.none:
         return None
     try:

@@ -21,7 +21,7 @@ FORMATS = {
     QuantMethod.bnb_4bit: (WeightFormat.nf4, WeightFormat.fp4),
     QuantMethod.quanto: (WeightFormat.int8, WeightFormat.int4),
     QuantMethod.torchao: (WeightFormat.int8, WeightFormat.fp8),
-    QuantMethod.gptq: (WeightFormat.int4, WeightFormat.int8),
+    QuantMethod.gptq: (WeightFormat.int4,),
     QuantMethod.awq: (WeightFormat.int4,),
     QuantMethod.fp8: (WeightFormat.fp8,),
     QuantMethod.compressed_tensors: (WeightFormat.int4, WeightFormat.int8, WeightFormat.fp8),
@@ -68,6 +68,9 @@ ONLY_PUBLISHED = frozenset({QuantMethod.awq, QuantMethod.fp8, QuantMethod.compre
 
 GROUPED = frozenset({QuantMethod.gptq, QuantMethod.awq})
 """Methods that need `quant.group_size`."""
+
+GROUP_SIZES = (16, 32, 64, 128)
+"""Those that gptqmodel's kernels have on a CPU and on CUDA alike."""
 
 
 def check(quant: QuantConfig, model: ModelConfig, device: Device, capability: float | None) -> None:
@@ -117,7 +120,10 @@ def _unmet_dtype(quant: QuantConfig, model: ModelConfig, device: Device) -> str 
     """Transformers would load the model in float16 without a word, and the baseline in another dtype."""
     if quant.method is not QuantMethod.awq or device is not Device.cuda or model.dtype is Dtype.float16:
         return None
-    return f"quant '{quant.name}' computes in float16 on cuda, not in {model.dtype}: set model.dtype=float16, or"
+    return (
+        f"quant '{quant.name}' computes in float16 on cuda, the model in {model.dtype} (model.dtype=float16 makes them "
+        "alike)"
+    )
 
 
 def _or_device(quant: QuantConfig, device: Device) -> str:
@@ -168,10 +174,11 @@ def _unset(quant: QuantConfig) -> str | None:
             f"{who}: by method '{quant.method}' nothing is quantized here: set quant.requires.calibrated=true, which "
             "loads a published checkpoint."
         )
-    if quant.method in GROUPED and quant.group_size is None:
-        return f"{who}: method '{quant.method}' needs quant.group_size, such as 128."
-    if quant.method in GROUPED and quant.weight_format != f"int{quant.bits}":
-        return f"{who}: quant.bits={quant.bits} and weight_format '{quant.weight_format}' contradict each other."
+    if quant.method in GROUPED and quant.group_size not in GROUP_SIZES:
+        return (
+            f"{who}: quant.group_size={quant.group_size} is not allowed with method '{quant.method}'. Choose from: "
+            f"{', '.join(map(str, GROUP_SIZES))}."
+        )
     if calibrates(quant) and (text.task is None) == (text.file is None):
         return (
             f"{who} needs a text to be calibrated on: set quant.calibration.task=TASK, whose few-shot pool it is then, "

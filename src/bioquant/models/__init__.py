@@ -133,8 +133,8 @@ def _report(network: PreTrainedModel, model: ModelConfig, quant: QuantConfig, pl
         found = replace(found, dequantized_from="gguf")
     if found.dequantized_from is not None:
         log.info(
-            "model '%s', quant '%s': the weights were quantized (%s) and are dequantized to %s: the answers are those of "
-            "the quantized checkpoint, memory and speed are not",
+            "model '%s', quant '%s': the weights were quantized (%s) and are dequantized to %s: the answers are those "
+            "of the quantized checkpoint, memory and speed are not",
             *(model.name, quant.name, found.dequantized_from, model.dtype),
         )
     return found

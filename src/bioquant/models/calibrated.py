@@ -26,12 +26,12 @@ LIBRARIES = ("gptqmodel", "optimum", "transformers", "torch")
 
 
 def folder(model: ModelConfig, quant: QuantConfig, texts: Callable[[], Sequence[str]]) -> Path:
-    """A checkpoint of the weights that this recipe makes of this model: from the cache, where it is whole, else made now.
+    """A checkpoint of the weights that this recipe makes of this model: from the cache where it is whole, else made.
 
-    texts: what it is calibrated on; asked for only where the weights are to be made. `quant.calibration.sha256` says
-    which they are. Raises what loading the unquantized model raises, and QuantError where it cannot be quantized.
+    texts: what it is calibrated on, asked for where the weights are to be made. `quant.calibration.sha256` says which
+    they are. Raises what loading the unquantized model raises, and QuantError where it cannot be quantized.
     """
-    return kept(_place(model, quant), partial(_fill, model, quant, texts), broken)
+    return kept(place(model, quant), partial(_fill, model, quant, texts), broken)
 
 
 def _fill(model: ModelConfig, quant: QuantConfig, texts: Callable[[], Sequence[str]], made: Path) -> None:
@@ -56,7 +56,7 @@ def broken(made: Path) -> str | None:
     return None
 
 
-def _place(model: ModelConfig, quant: QuantConfig) -> Path:
+def place(model: ModelConfig, quant: QuantConfig) -> Path:
     """By all that decides the weights: the model's files, the recipe, the digest of the text, the libraries."""
     text = quant.calibration
     decides = {

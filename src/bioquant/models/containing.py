@@ -12,8 +12,8 @@ from io import StringIO
 def contained() -> Generator[None]:
     """Whatever is imported, loaded and run here prints nothing and leaves the process's settings alone.
 
-    gptqmodel prints a banner, makes the root logger write to stderr, and sets the hub's cache, the order of the GPUs and
-    torch's allocator by environment variables; optimum reads every attribute of a model, deprecated ones too.
+    gptqmodel prints a banner, makes the root logger write to stderr, and sets the hub's cache, the order of the GPUs
+    and torch's allocator by environment variables; optimum reads every attribute of a model, deprecated ones too.
     compressed-tensors shows progress bars that have no switch.
     """
     root = logging.getLogger()

@@ -56,14 +56,14 @@ def samples(
     asked = quant.calibration
     if asked.num_tokens > model.context_length:
         raise QuantError(
-            f"quant '{quant.name}': quant.calibration.num_tokens={asked.num_tokens:,} is more than the context of model "
-            f"'{model.name}' holds ({model.context_length:,})."
+            f"quant '{quant.name}': quant.calibration.num_tokens={asked.num_tokens} is more than the context of "
+            f"model '{model.name}' holds ({model.context_length:,})."
         )
     found = list(islice(_windows(tokenizer, texts, asked), asked.num_samples))
     if not found:
         raise QuantError(
-            f"quant '{quant.name}': its calibration text has less than quant.calibration.num_tokens={asked.num_tokens:,} "
-            "tokens: lower that, or give more text."
+            f"quant '{quant.name}': its calibration text has less than quant.calibration.num_tokens="
+            f"{asked.num_tokens} tokens: lower that, or give more text."
         )
     if len(found) < asked.num_samples:
         log.warning(
@@ -89,8 +89,8 @@ def _check_rows(loaded: LoadedModel, model: ModelConfig, quant: QuantConfig) -> 
     for name, layer in _block(loaded).named_modules():
         if isinstance(layer, torch.nn.Linear) and layer.in_features % quant.group_size:
             raise QuantError(
-                f"quant '{quant.name}': the rows of {name} in model '{model.name}' have {layer.in_features:,} weights, no "
-                f"multiple of quant.group_size={quant.group_size}: choose a smaller one (64, 32, 16)."
+                f"quant '{quant.name}': the rows of {name} in model '{model.name}' have {layer.in_features:,} weights, "
+                f"no multiple of quant.group_size={quant.group_size}: choose a smaller one (64, 32, 16)."
             )
 
 

@@ -68,7 +68,7 @@ def _kind(module: nn.Module) -> str:
 def _check_unpacked(found: QuantizationReport, quant: QuantConfig) -> None:
     if found.replaced:
         raise QuantNotAppliedError(
-            f"quant '{quant.name}': its weights were to be unpacked, but {', '.join(found.replaced)} stands in the model."
+            f"quant '{quant.name}': its weights were to be unpacked, but the model has {', '.join(found.replaced)}."
         )
 
 
@@ -77,7 +77,7 @@ def _check(found: QuantizationReport, quant: QuantConfig) -> None:
     if not found.replaced or expected not in (None, *found.replaced):
         raise QuantNotAppliedError(
             f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by "
-            f"{expected or f'one of {quantization.library(quant)}'}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
+            f"{expected or quantization.library(quant)}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
         )
     if found.bytes_after >= found.bytes_before:
         raise QuantNotAppliedError(

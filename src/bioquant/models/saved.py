@@ -2,6 +2,7 @@
 reload gives the same logits: some libraries give noise, and no error.
 """
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -15,9 +16,11 @@ PROBE = "A 54-year-old woman was given 20 mg of lisinopril for hypertension and 
 """What both are asked. Read as it stands: no chat template, no task."""
 
 
-def store(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) -> None:
+def store(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path, *, quantized: bool = False) -> None:
     """Quantize the model and write its weights, configuration and tokenizer to the folder, as safetensors.
 
+    quantized: the model's checkpoint holds weights that this recipe has quantized: its files are copied, since a loaded
+    layer may hold them in another order.
     Never holds the model twice. Raises QuantError where the recipe cannot be stored, or comes back different; what
     `models.load` raises.
     """
@@ -27,7 +30,10 @@ def store(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) 
             f"registry.save_weights=true: quant '{quant.name}' cannot be stored: {reason}. Leave it out: the version "
             "then quantizes the model when it is loaded."
         )
-    expected = _save(models.load(model, quant, device), folder)
+    loaded = models.load(model, quant, device, quantized=quantized)
+    expected = _logits(loaded)
+    _save(loaded, models.prepare(model) if quantized else None, folder)
+    del loaded
     found = _logits(load(model, quant, device, folder))
     if not torch.equal(expected, found):
         apart = (expected - found).abs().max().item()
@@ -42,11 +48,14 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) -
     return models.load(checkpoints.in_folder(model, folder), quant, device, quantized=True)
 
 
-def _save(loaded: LoadedModel, folder: Path) -> torch.Tensor:
+def _save(loaded: LoadedModel, written: Path | None, folder: Path) -> None:
+    """written: where the files already are."""
+    if written is not None:
+        shutil.copytree(written, folder, dirs_exist_ok=True)
+        return
     with models.quiet():
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-    return _logits(loaded)
 
 
 @torch.inference_mode()

@@ -15,11 +15,11 @@ WIDTH = 80
 
 HEADINGS = ("quant", "weights", "bits", "needs", "runs on", "saved", "vllm", "here")
 
-LEGEND = """bits: of a weight with its quantization state, in a layer of 4096 x 4096
+LEGEND = """*: of a published checkpoint, which model.calibrated names for the recipe
+bits: of a weight with its quantization state, in a layer of 4096 x 4096; 16
+  where transformers unpacks a checkpoint: its quality, not its memory and speed
 saved: registry.save_weights=true stores the quantized weights; bioquant serve
   answers with any recipe, which it applies when it loads the model
-unpacked: transformers gives the weights their full size again when it loads
-  them: the quality is the checkpoint's, memory and speed are not
 vllm: engine=vllm quantizes to it, or takes it as it is published
 here: the devices of this machine that it runs on"""
 
@@ -29,7 +29,7 @@ class Standing:
     """A recipe, and how it stands on this machine.
 
     bits_per_weight: with quantization state; None for what is left in the model's dtype.
-    calibrated: it loads a published checkpoint. unpacked: devices on which its weights get their full size again.
+    calibrated: it loads a published checkpoint. unpacked: whose weights get their full size again wherever it runs.
     keeps: modules it leaves alone, beside embeddings and norms. unsavable: why its weights cannot be stored.
     here: this machine's devices that it runs on; missing: why it does not run on the others, or at all.
     """
@@ -41,7 +41,7 @@ class Standing:
     devices: list[str]
     compute_capability: float | None
     calibrated: bool
-    unpacked: list[str]
+    unpacked: bool
     library: str | None
     keeps: list[str]
     unsavable: str | None
@@ -76,7 +76,7 @@ def standing(quant: QuantConfig, gpus: Sequence[Gpu]) -> Standing:
         devices=[str(device) for device in quant.requires.devices],
         compute_capability=quant.requires.compute_capability,
         calibrated=quant.requires.calibrated,
-        unpacked=[str(device) for device in quant.requires.devices if quantization.dequantizes(quant, device)],
+        unpacked=all(quantization.dequantizes(quant, device) for device in quant.requires.devices),
         library=quantization.library(quant),
         keeps=[] if plain or quantization.is_published(quant) else quant.skip_modules,
         unsavable=quantization.unsavable(quant),
@@ -115,13 +115,12 @@ def show(found: Sequence[Standing]) -> None:
 
 def line(one: Standing) -> list[str]:
     """One recipe's row."""
-    needs = [*filter(None, [one.library]), *(["a published checkpoint"] if one.calibrated else [])]
     devices = [device if device == "cpu" else cuda(one.compute_capability) for device in one.devices]
     return [
         one.quant,
         weights(one),
         "-" if one.bits_per_weight is None else f"{one.bits_per_weight:.2f}",
-        ", ".join(needs) or "-",
+        one.library or "-",
         ", ".join(devices),
         "no" if one.unsavable else "yes",
         "yes" if one.vllm else "no",
@@ -130,11 +129,9 @@ def line(one: Standing) -> list[str]:
 
 
 def weights(one: Standing) -> str:
-    """How they are stored, and where that is not how they stand in memory."""
+    """How they are stored, and whether in a published checkpoint."""
     form = "as loaded" if one.weight_format == "none" else one.weight_format
-    if not one.unpacked:
-        return form
-    return f"{form}, unpacked" + ("" if one.unpacked == one.devices else f" on {', '.join(one.unpacked)}")
+    return f"{form}*" if one.calibrated else form
 
 
 def cuda(capability: float | None) -> str:
