@@ -205,3 +205,15 @@ def test_a_mistake_in_a_planned_sweep_is_one_line(overrides: list[str], message:
     with pytest.raises(ConfigError) as caught:
         ours.compose_all(overrides)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("override", ["model.calibrated.gptq=org/name", "model.calibrated={gptq: org/name}"])
+def test_a_key_of_ones_own_is_added(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ours.compose_one([override])
+    assert (
+        str(caught.value)
+        == "key 'model.calibrated.gptq' is one of your own: add it with ++model.calibrated.gptq=VALUE."
+    )
+    added = ours.compose_one(["++model.calibrated.gptq=org/name@0123abc", "model=qwen2_5_7b"]).model.calibrated
+    assert added["gptq"] == "org/name@0123abc"

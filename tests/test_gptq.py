@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bioquant import loading, memory, models, places, quantization
+from bioquant import calibration, loading, memory, models, quantization
 from bioquant.config import CalibrationConfig, Device, Dtype, ModelConfig, ModelSource, RunConfig
 from bioquant.errors import QuantError
 from bioquant.models import calibrated, check, gptq, saved
@@ -114,13 +114,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cell(cache: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """The tiny model, calibrated on a few windows of a task's pool: bytes are its tokens."""
     monkeypatch.setenv("BIOQUANT_CACHE", str(cache))
-    calibration = ("task=demo_qa", "num_samples=4", "num_tokens=128")
-    return composed(
-        "model=tiny_random",
-        "quant=gptq_int4",
-        "quant.group_size=64",
-        *(f"quant.calibration.{set}" for set in calibration),
-    )
+    text = ("quant.calibration.task=demo_qa", "quant.calibration.num_samples=4", "quant.calibration.num_tokens=128")
+    return calibration.decided(composed("model=tiny_random", "quant=gptq_int4", "quant.group_size=64", *text))
 
 
 def folders(cache: Path) -> list[Path]:
@@ -257,16 +252,12 @@ def test_windows_begin_as_prompts_do_and_fewer_are_told(caplog: pytest.LogCaptur
 def test_a_run_says_nothing_but_its_table_and_checks_itself(
     bioquant: Command, checkpoint: Callable[[str], Path], cache: Path
 ) -> None:
-    named = f"model.calibrated={{gptq: {checkpoint('gptq')}}}"
-    sweep = ("run", "-m", "model=tiny_random", "quant=none,gptq,gptq_int4", "limit=2", "measure=none", named)
+    fast = ("limit=2", "measure.latency_examples=0", "model=tiny_random", "quant.group_size=64")
     text = ("quant.calibration.task=demo_qa", "quant.calibration.num_samples=4", "quant.calibration.num_tokens=128")
-    done = bioquant(*sweep, "quant.check=true", BIOQUANT_CACHE=str(cache))
-    assert done.returncode == 2
-    assert "needs a text to be calibrated on" in done.stderr
-    done = bioquant(
-        "run", "model=tiny_random", "quant=gptq_int4", "quant.group_size=64", *text, "limit=2", "quant.check=true",
-        "measure=none", BIOQUANT_CACHE=str(cache),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "GPT-QModel" not in done.stdout + done.stderr
-    assert places.conf_dir().is_dir()
+    calibrated_here = bioquant("run", *fast, *text, "quant=gptq_int4", "quant.check=true", BIOQUANT_CACHE=str(cache))
+    named = f"++model.calibrated.gptq={checkpoint('gptq')}"
+    taken = bioquant("run", *fast, named, "quant=gptq", BIOQUANT_CACHE=str(cache))
+    for done in (calibrated_here, taken):
+        assert done.returncode == 0, done.stderr
+        assert "GPT-QModel" not in done.stdout + done.stderr
+        assert "Kernel" not in done.stdout + done.stderr

@@ -23,6 +23,7 @@ from test_compose import composed
 from test_models import NONE, TINY, logits
 
 FORMAT_OF = {"gptq": "gptq", "awq": "awq", "fp8": "fp8", "ct_int4": "int4", "ct_fp8": "fp8_rows"}
+FAST = "measure.latency_examples=0"
 GROUPED = ("gptq", "awq")
 
 
@@ -283,7 +284,7 @@ def quantized_gguf(path: Path, full: Path) -> Path:
     writer.add_vocab_size(fields["vocab_size"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([*signs, *models.random.SPECIAL_TOKENS, "<|a|>", "<|b|>", "<|c|>", "<|d|>"])
+    writer.add_token_list([*signs, *models.random.SPECIAL_TOKENS, "ĠĠ", "<|a|>", "<|b|>", "<|c|>"])
     writer.add_token_merges(["Ġ Ġ"])
     writer.add_bos_token_id(fields["bos_token_id"])
     writer.add_eos_token_id(fields["eos_token_id"])
@@ -338,8 +339,8 @@ def test_a_gguf_file_is_unpacked_and_says_so(
 def test_a_run_of_a_published_checkpoint_logs_what_it_is(
     checkpoint: Callable[[str], Path], bioquant: Command, tmp_path: Path
 ) -> None:
-    named = f"model.calibrated={{fp8: {checkpoint('fp8')}}}"
-    cell = ("run", "model=tiny_random", "quant=fp8", "limit=2", "measure=none", named, f"hydra.run.dir={tmp_path}")
+    named = f"++model.calibrated.fp8={checkpoint('fp8')}"
+    cell = ("run", "model=tiny_random", "quant=fp8", "limit=2", FAST, named, f"hydra.run.dir={tmp_path}")
     done = bioquant(*cell)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "quantization.json").read_text(encoding="utf-8"))
@@ -350,7 +351,7 @@ def test_a_run_of_a_published_checkpoint_logs_what_it_is(
 
 
 def test_where_the_weights_come_from(checkpoint: Callable[[str], Path]) -> None:
-    config = composed("model=tiny_random", "quant=fp8", f"model.calibrated={{fp8: {checkpoint('fp8')}}}")
+    config = composed("model=tiny_random", "quant=fp8", f"++model.calibrated.fp8={checkpoint('fp8')}")
     source, quantized = loading.weights(config)
     assert (source.id, source.source, quantized) == (str(checkpoint("fp8")), ModelSource.local, True)
     assert loading.weights(composed("model=tiny_random", "quant=bnb_nf4")) == (

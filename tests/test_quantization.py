@@ -87,7 +87,8 @@ def test_a_recipe_for_another_device_is_refused():
         ),
         (
             RequiresConfig(calibrated=True),
-            "quant 'bnb_nf4' needs a published checkpoint, of which model 'm' names none (model.calibrated)",
+            "quant 'bnb_nf4' needs a published checkpoint, of which model 'm' names none "
+            "(++model.calibrated.bnb_nf4=org/name@commit adds one)",
         ),
     ],
 )

@@ -108,7 +108,10 @@ def _unmet_by_model(quant: QuantConfig, model: ModelConfig) -> str | None:
     needs, size, who = quant.requires, model.num_parameters, f"quant '{quant.name}'"
     if needs.calibrated and quant.name not in model.calibrated:
         named = ", ".join(model.calibrated) or "none"
-        return f"{who} needs a published checkpoint, of which model '{model.name}' names {named} (model.calibrated)"
+        return (
+            f"{who} needs a published checkpoint, of which model '{model.name}' names {named} "
+            f"(++model.calibrated.{quant.name}=org/name@commit adds one)"
+        )
     if size is not None and needs.min_parameters is not None and size < needs.min_parameters:
         return f"{who} is for models of at least {needs.min_parameters:,} parameters ('{model.name}': {size:,})"
     if size is not None and needs.max_parameters is not None and size > needs.max_parameters:

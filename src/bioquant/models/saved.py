@@ -30,10 +30,8 @@ def store(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path, 
             f"registry.save_weights=true: quant '{quant.name}' cannot be stored: {reason}. Leave it out: the version "
             "then quantizes the model when it is loaded."
         )
-    loaded = models.load(model, quant, device, quantized=quantized)
-    expected = _logits(loaded)
-    _save(loaded, models.prepare(model) if quantized else None, folder)
-    del loaded
+    written = models.prepare(model) if quantized else None
+    expected = _save(models.load(model, quant, device, quantized=quantized), written, folder)
     found = _logits(load(model, quant, device, folder))
     if not torch.equal(expected, found):
         apart = (expected - found).abs().max().item()
@@ -48,14 +46,18 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) -
     return models.load(checkpoints.in_folder(model, folder), quant, device, quantized=True)
 
 
-def _save(loaded: LoadedModel, written: Path | None, folder: Path) -> None:
-    """written: where the files already are."""
+def _save(loaded: LoadedModel, written: Path | None, folder: Path) -> torch.Tensor:
+    """Its logits, computed once it is saved: bitsandbytes packs its layers anew when they compute.
+
+    written: where the files are already.
+    """
     if written is not None:
         shutil.copytree(written, folder, dirs_exist_ok=True)
-        return
+        return _logits(loaded)
     with models.quiet():
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+    return _logits(loaded)
 
 
 @torch.inference_mode()
