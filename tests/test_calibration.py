@@ -60,6 +60,13 @@ def test_the_digest_and_the_windows_are_part_of_the_cell_and_where_the_text_lies
         assert cell_id(f"quant.calibration.file={tmp_path / 'a'}", change) != first
 
 
+def test_other_recipes_of_the_same_sweep_do_not_heed_it() -> None:
+    text = ("quant.calibration.task=demo_qa", "quant.group_size=64", "quant.calibration.num_samples=2")
+    found = planned(("quant=none", *text), ("quant=bnb_nf4", *text), ("quant=gptq_int4", *text), ("quant=bnb_nf4",))
+    assert [cell.plan.config.quant.name for cell in found.cells] == ["none", "bnb_nf4", "gptq_int4"]
+    assert reasons(found) == ["the same cell as tiny_random · bnb_nf4 · demo_qa · zero_shot"]
+
+
 def test_a_planned_cell_is_not_read_again(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("One.", encoding="utf-8")

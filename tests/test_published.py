@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import quantized_checkpoints
 from bioquant import checkpoints, loading, models, published, quantization
-from bioquant.config import CalibrationConfig, Device, ModelConfig, ModelSource, QuantConfig, QuantMethod, WeightFormat
+from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import BioquantError, ModelError, QuantError
 from conftest import Command
 from recipes import PUBLISHED, QUANTS
@@ -133,20 +133,6 @@ def test_a_checkpoint_that_is_not_here_is_told_from_the_model(named: str) -> Non
         (
             replace(QUANTS["gptq"], group_size=100),
             "quant 'gptq': quant.group_size=100 is not allowed with method 'gptq'. Choose from: 16, 32, 64, 128.",
-        ),
-        (
-            replace(QUANTS["bnb_nf4"], group_size=64),
-            "quant 'bnb_nf4': group_size=64 has no effect with method 'bnb_4bit': leave it out.",
-        ),
-        (
-            replace(QUANTS["gptq"], desc_act=True),
-            "quant 'gptq': desc_act and calibration have no effect on a recipe that is not calibrated here: leave them "
-            "out.",
-        ),
-        (
-            replace(QUANTS["bnb_nf4"], calibration=CalibrationConfig(task="demo_qa")),
-            "quant 'bnb_nf4': desc_act and calibration have no effect on a recipe that is not calibrated here: leave "
-            "them out.",
         ),
         (
             replace(QUANTS["fp8"], skip_modules=["lm_head", "down_proj"]),

@@ -100,13 +100,13 @@ def grouped_bytes(layer: LinearLayer, method: QuantMethod, group_size: int, devi
     """1/2 a weight, and a group its scale and zero; GPTQ has an index of its group a column.
 
     In the file, and so we take it on a GPU: a float16 scale and a zero of 4 bits a group, an int32 a column. On a CPU
-    gptqmodel's int4 kernel keeps scale and zero as bfloat16 twice, and for GPTQ two int32 a column and two tables of 8.
+    gptqmodel's int4 kernel keeps scale and zero as bfloat16 twice, and for GPTQ two int32 a column and a table of 8.
     """
     groups = layer.out_features * ceil(layer.in_features / group_size)
     columns = layer.in_features * FLOAT32 if method is QuantMethod.gptq else 0
     if device is not Device.cpu:
         return layer.size // 2 + groups * 5 // 2 + columns
-    return layer.size // 2 + groups * 2 * 2 * 2 + 2 * columns + (2 * 8 * FLOAT32 if columns else 0)
+    return layer.size // 2 + groups * 2 * 2 * 2 + 2 * columns + (8 * FLOAT32 if columns else 0)
 
 
 def quanto_groups(layer: LinearLayer) -> int:

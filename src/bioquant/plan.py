@@ -140,7 +140,7 @@ def _quant(quant: QuantConfig, model: ModelConfig) -> dict[str, object]:
     """
     if quant.method is QuantMethod.none and quant.compute_dtype is None:
         return {"method": "none"}
-    some = {"group_size": quant.group_size} if quant.group_size is not None else {}
+    some: dict[str, object] = {"group_size": quant.group_size} if quant.method in quantization.GROUPED else {}
     if quantization.is_published(quant):
         some |= {"checkpoint": model.calibrated.get(quant.name)}
     if quantization.calibrates(quant):

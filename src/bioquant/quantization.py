@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from typing import assert_never
 
 from bioquant.config import (
-    CalibrationConfig,
     Device,
     Dtype,
     ModelConfig,
@@ -149,20 +148,14 @@ def check_recipe(quant: QuantConfig, *, by_vllm: bool = False) -> None:
 
 
 def _without_effect(quant: QuantConfig) -> str | None:
-    """A setting that this recipe would not heed."""
-    who, by_method = f"quant '{quant.name}'", f"has no effect with method '{quant.method}'"
+    """A setting that this recipe would not heed. What only GPTQ has (group size, calibration) may be given to a sweep over
+    several recipes: it is no part of the others' identity.
+    """
+    who = f"quant '{quant.name}'"
     if quant.compute_dtype is not None and quant.method is not QuantMethod.bnb_4bit:
         return (
-            f"{who}: compute_dtype={quant.compute_dtype} {by_method}, which computes in the model's dtype: set "
-            "model.dtype instead."
-        )
-    if quant.group_size is not None and quant.method not in GROUPED:
-        return f"{who}: group_size={quant.group_size} {by_method}: leave it out."
-    if calibrates(quant):
-        return None
-    if quant.desc_act or quant.calibration != CalibrationConfig():
-        return (
-            f"{who}: desc_act and calibration have no effect on a recipe that is not calibrated here: leave them out."
+            f"{who}: compute_dtype={quant.compute_dtype} has no effect with method '{quant.method}', "
+            "which computes in the model's dtype: set model.dtype instead."
         )
     if is_published(quant) and quant.skip_modules != QuantConfig().skip_modules:
         return f"{who}: skip_modules has no effect on a checkpoint that is quantized already: leave it out."

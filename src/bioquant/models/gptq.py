@@ -6,6 +6,7 @@ order of that kernel, and its file could not be read again; optimum would name f
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import islice
@@ -96,6 +97,7 @@ def _check_rows(loaded: LoadedModel, model: ModelConfig, quant: QuantConfig) -> 
 
 def _packed(loaded: LoadedModel, quant: QuantConfig, data: list[Sample]) -> Any:
     """The model with its layers as they are written, in format 1, and with its quantization_config."""
+    os.environ["GPTQMODEL_DISABLE_PACK_EXT"] = "1"  # no compiler is run; `contained` takes it back
     optimum: Any = import_module("optimum.gptq")
     library: Any = import_module("gptqmodel.utils.model")
 
@@ -110,6 +112,7 @@ def _packed(loaded: LoadedModel, quant: QuantConfig, data: list[Sample]) -> Any:
         dataset=data,
         group_size=quant.group_size,
         desc_act=quant.desc_act,
+        act_group_aware=not quant.desc_act,
         modules_in_block_to_quantize=_modules(loaded, quant),
     )
     network = quantizer.quantize_model(loaded.model)

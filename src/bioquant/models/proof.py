@@ -7,6 +7,7 @@ it leaves the scales out.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import nn
@@ -100,8 +101,9 @@ def _bytes_before(network: nn.Module, dtype: torch.dtype) -> int:
         if _is_linear(module):
             bias: torch.Tensor | None = getattr(module, "bias", None)
             tensors = [] if bias is None else [bias]
-            weight = getattr(module, "weight", module)
-            sizes[id(weight)] = module.in_features * module.out_features * dtype.itemsize
+            layer: Any = module
+            weight = getattr(layer, "weight", layer)
+            sizes[id(weight)] = layer.in_features * layer.out_features * dtype.itemsize
         else:
             tensors = module.parameters(recurse=False)
             buffers += sum(buffer.nbytes for buffer in module.buffers(recurse=False))
