@@ -148,8 +148,8 @@ def check_recipe(quant: QuantConfig, *, by_vllm: bool = False) -> None:
 
 
 def _without_effect(quant: QuantConfig) -> str | None:
-    """A setting that this recipe would not heed. What only GPTQ has (group size, calibration) may be given to a sweep over
-    several recipes: it is no part of the others' identity.
+    """A setting that this recipe would not heed. What only GPTQ has (group size, calibration) may be given to a sweep
+    over several recipes: it is no part of the others' identity.
     """
     who = f"quant '{quant.name}'"
     if quant.compute_dtype is not None and quant.method is not QuantMethod.bnb_4bit:
