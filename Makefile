@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEV := dev
 
 # torch: a folder of wheels where pip is told of one, else the build that fits this machine (CPU without a GPU, CUDA with one).
 TORCH := $(if $(PIP_FIND_LINKS),,--torch-backend auto)
@@ -15,7 +16,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart test check fix clean
+.PHONY: help install quickstart test extras check fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -25,7 +26,7 @@ install: $(VENV)/.installed  ## make the environment in .venv and install everyt
 $(VENV)/.installed: pyproject.toml requirements/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) --constraint requirements/constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) --constraint requirements/constraints.txt --editable '.[$(DEV)]'
 	touch $@
 
 quickstart: install  ## the quickstart sweep: one small model, three precisions, four tasks; minutes on a CPU
@@ -34,6 +35,11 @@ quickstart: install  ## the quickstart sweep: one small model, three precisions,
 
 test: install  ## the whole test suite, fast tests first
 	$(BIN)/python -m pytest
+
+# In an environment of its own: transformers imports these libraries wherever they are, which takes every process seconds.
+extras:  ## test the recipes whose libraries are extras, in .venv_extras
+	$(MAKE) install VENV=.venv_extras DEV=dev,torchao
+	.venv_extras/bin/python -m pytest tests/test_quants_extra.py
 
 check: install  ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -45,4 +51,4 @@ fix: install  ## format and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and what runs left behind
-	rm -rf $(VENV) mlruns multirun/*
+	rm -rf $(VENV) .venv_extras mlruns multirun/*

@@ -18,7 +18,7 @@ FLOORS = [
     {"metrics"},
     {"trivial"},
     {"tasks"},
-    {"prompts", "quantization", "checkpoints", "evaluate_metrics"},
+    {"prompts", "quantization", "checkpoints", "evaluate_metrics", "layer_bytes"},
     {"plan", "datasets", "compose", "grid", "progress", "journal", "timeline", "attempts", "files"},
     {"evidence", "recipe"},
     {"compare", "selection"},

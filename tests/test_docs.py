@@ -18,6 +18,7 @@ from bioquant.records import (
     Footprint,
     Latency,
     Percentiles,
+    QuantCheck,
     QuantizationReport,
     RunResult,
     Score,
@@ -217,6 +218,7 @@ def result(task: TaskConfig) -> RunResult:
         input_ids_sha256="",
         trivial={},
         audit=Audit(num_examples=1, num_changed=0, num_flipped=0),
+        check=QuantCheck(num_tokens=1, perplexity=2.0, baseline_perplexity=1.5, kl=0.1),
     )
 
 

@@ -121,3 +121,11 @@ def test_a_loaded_model_is_shared_by_cells_that_differ_in_what_is_asked_of_it_al
         )
     ]
     assert all(offers.what_is_loaded(other) != offers.what_is_loaded(engine) for other in others)
+
+
+def test_the_check_of_a_recipe_needs_logits() -> None:
+    with pytest.raises(ConfigError) as caught:
+        offers.check(composed("engine=vllm", "quant.check=true"))
+    assert str(caught.value) == (
+        "quant.check=true: engine 'vllm' gives no logits: leave it out, or set engine=transformers."
+    )

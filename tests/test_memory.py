@@ -9,6 +9,7 @@ from bioquant import compose, memory, models
 from bioquant.config import Device, Dtype, ModelConfig, ModelSource, QuantConfig
 from bioquant.errors import ModelError
 from bioquant.memory import MIB, BatchShape
+from recipes import BUILT_IN
 from test_model_zoo import small
 
 GIB = 2**30
@@ -44,7 +45,7 @@ def test_smollm2_is_predicted_as_it_was_measured(name: str, mib: float) -> None:
     assert weights(MODELS["smollm2_135m"], QUANTS[name]) / MIB == pytest.approx(mib, abs=0.05)
 
 
-@pytest.mark.parametrize("name", [name for name in QUANTS if name != "none"])
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "none"])
 @pytest.mark.parametrize("dtype", [Dtype.bfloat16, Dtype.float16])
 def test_the_quantization_state_of_a_model_in_16_bits(name: str, dtype: Dtype) -> None:
     model = replace(TINY, dtype=dtype)

@@ -12,6 +12,7 @@ from bioquant.config import Device, Domain, Dtype, ModelConfig, ModelSource, Qua
 from bioquant.errors import ModelError
 from bioquant.models import random
 from bioquant.plan import plan
+from recipes import BUILT_IN
 from test_compose import composed
 from test_models import logits
 from test_plan import DATASET
@@ -71,7 +72,7 @@ def test_a_biomedical_model_names_a_general_one_of_its_size() -> None:
     assert not [model.name for model in MODELS.values() if model.domain is Domain.general and model.general_counterpart]
 
 
-@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("quant", BUILT_IN)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_architecture_loads_under_every_recipe_in_the_predicted_bytes(family: str, quant: str) -> None:
     model = small(FAMILIES[family])

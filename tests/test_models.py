@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from bioquant import checkpoints, compose, memory, models
 from bioquant.config import Device, Dtype, ModelConfig, ModelSource, QuantConfig
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError, QuantNotAppliedError
+from recipes import BUILT_IN
 
 MODELS: dict[str, ModelConfig] = compose.options("model", ModelConfig)
 QUANTS: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
@@ -138,7 +139,7 @@ def test_the_models_dtype_is_that_of_its_weights(dtype: Dtype):
     assert loaded.report.bytes_before == 2 * 363_136 + 2 * 4 * 16
 
 
-@pytest.mark.parametrize("name", QUANTS)
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_loading_twice_gives_the_same_logits_and_they_are_not_degenerate(name: str):
     first, second = (logits(models.load(TINY, QUANTS[name], Device.cpu)) for _ in range(2))
     assert torch.equal(first, second)

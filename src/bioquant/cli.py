@@ -19,6 +19,7 @@ VERBS = {
     "sync": "deliver what was logged while the tracking server was away",
     "doctor": "check this machine, say what to do about what is missing; --reap closes runs whose process is gone",
     "models": "list the models: size, licence, gated or not, cached or not",
+    "quants": "list the quantization recipes: bits a weight, what each needs, and what works on this machine",
     "tasks": "list the tasks: kind, labels, licence, where their files are looked for",
 }
 

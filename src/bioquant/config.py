@@ -64,6 +64,7 @@ class QuantMethod(StrEnum):
     bnb_int8 = "bnb_int8"
     bnb_4bit = "bnb_4bit"
     quanto = "quanto"
+    torchao = "torchao"
 
 
 class Domain(StrEnum):
@@ -111,10 +112,11 @@ class ModelConfig:
 
 
 class WeightFormat(StrEnum):
-    """How a quantized weight is stored."""
+    """How a quantized weight is stored. fp8: float8_e4m3fn, by torch's name."""
 
     none = "none"
     int8 = "int8"
+    fp8 = "fp8"
     int4 = "int4"
     nf4 = "nf4"
     fp4 = "fp4"
@@ -141,6 +143,7 @@ class QuantConfig:
 
     bits: of one quantized weight, without its quantization state.
     compute_dtype: of the matrix products; null takes the model's.
+    check: whether the loaded model reads a fixed text before it is evaluated, beside the unquantized model.
     """
 
     name: str = MISSING
@@ -152,6 +155,7 @@ class QuantConfig:
     compute_dtype: Dtype | None = None
     skip_modules: list[str] = field(default_factory=lambda: ["lm_head"])
     requires: RequiresConfig = field(default_factory=RequiresConfig)
+    check: bool = False
 
 
 class ShotSelection(StrEnum):

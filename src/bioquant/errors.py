@@ -13,6 +13,7 @@ BioquantError                 anything this package raises on purpose; ends a ru
 ├── OutOfMemoryError          the device has not the memory for one example
 ├── DiskFullError             a disk that cannot take what a run writes
 ├── QuantNotAppliedError      the recipe left the model as it was: its score would be a lie
+├── BrokenQuantError          the quantized model does not compute: no finite logits, weights that unpack themselves
 └── CellsFailedError          a sweep ended and some of its cells failed; the command exits with 1
 """
 
@@ -90,6 +91,12 @@ class QuantNotAppliedError(BioquantError):
     """The recipe replaced nothing, so its score would be the unquantized model's."""
 
     kind = "quant_not_applied"
+
+
+class BrokenQuantError(BioquantError):
+    """The quantized model does not compute what it should (`quant.check`)."""
+
+    kind = "broken_quant"
 
 
 class OutOfMemoryError(BioquantError):

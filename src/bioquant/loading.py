@@ -1,17 +1,22 @@
 """Plan → load: a quantized model behind the engine that was asked for, with the proof that it is one."""
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bioquant import capacity, models, quantization
-from bioquant.config import RunConfig
+from bioquant.config import Device, QuantMethod, RunConfig
 from bioquant.engine import LanguageModel, offers
 from bioquant.engine.transformers import TransformersModel
 from bioquant.engine.vllm import VllmModel
+from bioquant.errors import DoesNotFitError
 from bioquant.measure.memory import MemoryMeter, MemoryPeak
-from bioquant.models import vllm
-from bioquant.records import QuantizationReport
+from bioquant.models import check, vllm
+from bioquant.plan import BASELINE
+from bioquant.records import QuantCheck, QuantizationReport
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Loaded:
     compile_s: float | None
     load_peak_mib: float | None
     reserves: bool = False
+    check: QuantCheck | None = None
 
     def peak(self, meter: MemoryMeter) -> MemoryPeak:
         """What was needed since the meter was reset, as far as its reading says so."""
@@ -49,12 +55,32 @@ def with_transformers(config: RunConfig, *, quantized: bool = False) -> Loaded:
     quantized: whether the checkpoint holds weights that this very recipe has quantized (see `models.saved`).
     """
     device = models.resolve_device(config.engine.device)
+    capacity.check(config, device)
+    expected = _expected(config, device)
     meter = MemoryMeter(device)
     meter.reset()
-    capacity.check(config, device)
     loaded = models.load(config.model, config.quant, config.engine.device, quantized=quantized)
+    load_peak_mib = meter.peak().allocated_mib
+    checked = check.check(loaded, config.model, config.quant, expected) if config.quant.check else None
     model, compile_s = ready(loaded, config)
-    return Loaded(model, loaded.report, loaded.load_s, compile_s, meter.peak().allocated_mib)
+    return Loaded(model, loaded.report, loaded.load_s, compile_s, load_peak_mib, check=checked)
+
+
+def _expected(config: RunConfig, device: str) -> check.Tensor | None:
+    """What the unquantized model predicts, loaded and gone before the quantized one comes; None where it does not fit.
+
+    A recipe that cannot run is refused before minutes go into its baseline.
+    """
+    model, quant = config.model, config.quant
+    if not quant.check or quant.method is QuantMethod.none:
+        return None
+    quantization.check(quant, model, Device(device.partition(":")[0]), models.compute_capability(device))
+    try:
+        capacity.check(replace(config, quant=BASELINE), device)
+    except DoesNotFitError as error:
+        log.warning("quant.check: no divergence from the baseline: %s", error)
+        return None
+    return check.expected(model, config.engine.device)
 
 
 def ready(loaded: models.LoadedModel, config: RunConfig) -> tuple[LanguageModel, float | None]:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
-from typing import assert_never
 
 import torch
 from torch import nn
@@ -23,6 +22,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from bioquant import checkpoints
 from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod
+from bioquant.layer_bytes import BLOCK, FLOAT32, LinearLayer, quantized_bytes
 from bioquant.models import random
 from bioquant.records import MemoryPrediction
 
@@ -40,29 +40,6 @@ UNUSED_SHARE = 0.5
 
 PROCESS = 700 * MIB
 """Resident memory of a process that has run a cell on a CPU, without its model: measured 650 to 690 MiB (Linux)."""
-
-FLOAT32 = 4
-INT32 = 4
-BLOCK = 64
-"""Weights that share a scale in bitsandbytes' 4-bit formats (bitsandbytes, `Params4bit`)."""
-NESTED_BLOCK = 256
-"""Scales that share a second scale under double quantization (Dettmers et al. 2023, arXiv:2305.14314)."""
-GROUP = 128
-"""Weights that share a scale in quanto's int4, where a row is a multiple of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinearLayer:
-    """A linear layer; tied where its weight is the embedding's too."""
-
-    out_features: int
-    in_features: int
-    tied: bool
-
-    @property
-    def size(self) -> int:
-        """Weights, without a bias."""
-        return self.out_features * self.in_features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -161,53 +138,6 @@ def quantized_layers(shape: Anatomy, quant: QuantConfig) -> Mapping[LinearLayer,
 def _not_skipped(shape: Anatomy, skipped: tuple[str, ...]) -> Counter[LinearLayer]:
     names = {name: layer for name, layer in shape.linears.items() if should_convert_module(name, list(skipped))}
     return Counter(layer for layer in names.values() if not layer.tied)
-
-
-def quantized_bytes(layer: LinearLayer, quant: QuantConfig, itemsize: int) -> int:
-    """A quantized weight with its quantization state, by method."""
-    match quant.method:
-        case QuantMethod.none:
-            return layer.size * itemsize
-        case QuantMethod.bnb_int8:
-            return bnb_int8_bytes(layer)
-        case QuantMethod.bnb_4bit:
-            return bnb_4bit_bytes(layer, double_quant=quant.double_quant)
-        case QuantMethod.quanto:
-            return quanto_bytes(layer, quant.bits, itemsize)
-        case _:
-            assert_never(quant.method)
-
-
-def bnb_int8_bytes(layer: LinearLayer) -> int:
-    """1 a weight, a float32 scale a row."""
-    return layer.size + layer.out_features * FLOAT32
-
-
-def bnb_4bit_bytes(layer: LinearLayer, *, double_quant: bool) -> int:
-    """1/2 a weight, a scale a block of 64, a table of 16 float32 values a layer.
-
-    A scale is a float32, or with double quantization 1 byte, with a float32 for each 256 scales, a table of 256 float32
-    values and an offset a layer.
-    """
-    blocks = ceil(layer.size / BLOCK)
-    nested = blocks + (ceil(blocks / NESTED_BLOCK) + 256 + 1) * FLOAT32
-    return ceil(layer.size / 2) + 16 * FLOAT32 + (nested if double_quant else blocks * FLOAT32)
-
-
-def quanto_bytes(layer: LinearLayer, bits: int, itemsize: int) -> int:
-    """bits/8 a weight, two unused float32 scales of activations a layer, and in the model's dtype a scale a row, or for
-    4 bits and fewer a scale and a shift a group.
-    """
-    scales = layer.out_features if bits == 8 else 2 * quanto_groups(layer)
-    return layer.size * bits // 8 + 2 * FLOAT32 + scales * itemsize
-
-
-def quanto_groups(layer: LinearLayer) -> int:
-    """Groups of 128 weights, else 96, 64, 32 or a whole row: the first that divides a row (quanto, `QModuleMixin`)."""
-    if layer.in_features <= GROUP:
-        return layer.out_features
-    size = next((size for size in range(GROUP, 0, -32) if layer.in_features % size == 0), layer.in_features)
-    return layer.size // size
 
 
 # Keys and values, which are exact

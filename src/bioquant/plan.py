@@ -23,7 +23,7 @@ from bioquant.records import Dataset, Example
 LIBRARIES = ("bioquant", "torch", "transformers", "bitsandbytes", "optimum-quanto", "accelerate")
 """Whose versions a fingerprint holds."""
 
-EXTRAS = ("vllm", "vllm-bnb-plugin")
+EXTRAS = ("vllm", "vllm-bnb-plugin", "torchao")
 """As those, where they are installed."""
 
 BASELINE = QuantConfig(name="none", method=QuantMethod.none, weight_format=WeightFormat.none, bits=0)
@@ -73,6 +73,7 @@ def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...] = ()
         "measure": asdict(config.measure),
         "device": config.engine.device,
         "versions": versions(),
+        **({"check": True} if config.quant.check else {}),
     }
     return RunPlan(
         config=config,
@@ -135,7 +136,7 @@ def _quant(quant: QuantConfig) -> dict[str, object]:
     """The unquantized recipe has no settings: its bits and formats must not make two baselines of one."""
     if quant.method is QuantMethod.none and quant.compute_dtype is None:
         return {"method": "none"}
-    return _without(asdict(quant), ("name", "bits", "requires"))
+    return _without(asdict(quant), ("name", "bits", "requires", "check"))
 
 
 def _task(task: TaskConfig) -> dict[str, object]:

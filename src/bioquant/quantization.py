@@ -1,5 +1,6 @@
 """A quantization recipe → what the transformers loader needs, and what cannot run here. No torch, no loading."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import assert_never
 
@@ -11,6 +12,7 @@ FORMATS = {
     QuantMethod.bnb_int8: (WeightFormat.int8,),
     QuantMethod.bnb_4bit: (WeightFormat.nf4, WeightFormat.fp4),
     QuantMethod.quanto: (WeightFormat.int8, WeightFormat.int4),
+    QuantMethod.torchao: (WeightFormat.int8, WeightFormat.fp8),
 }
 """The weight formats each method has."""
 
@@ -19,11 +21,15 @@ LIBRARIES = {
     QuantMethod.bnb_int8: "bitsandbytes",
     QuantMethod.bnb_4bit: "bitsandbytes",
     QuantMethod.quanto: "optimum-quanto",
+    QuantMethod.torchao: "torchao",
 }
 """The distribution each method needs."""
 
-MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto"}
+MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto", "torchao": "torchao"}
 """What each of these distributions is imported as."""
+
+INSTALLS = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum-quanto", "torchao": "'bioquant[torchao]'"}
+"""What pip is asked for: transformers imports torchao wherever it is installed, which takes every process 2 s."""
 
 
 def check(quant: QuantConfig, model: ModelConfig, device: Device, capability: float | None) -> None:
@@ -39,12 +45,22 @@ def unmet(quant: QuantConfig, model: ModelConfig, device: Device, capability: fl
 
     device: cpu or cuda. capability: the CUDA device's; None where it is not known, and then nothing is said of it.
     """
-    needs, size, who = quant.requires, model.num_parameters, f"quant '{quant.name}'"
+    return unmet_by_device(quant, device, capability) or _unmet_by_model(quant, model)
+
+
+def unmet_by_device(quant: QuantConfig, device: Device, capability: float | None) -> str | None:
+    """What of `quant.requires` this device has not, whatever the model."""
+    needs, who = quant.requires, f"quant '{quant.name}'"
     if device not in needs.devices:
         return f"{who} does not run on {device} (quant.requires.devices: {', '.join(needs.devices)})"
     if needs.compute_capability and capability is not None and capability < needs.compute_capability:
         wanted = f"quant.requires.compute_capability={needs.compute_capability}"
         return f"{who} needs a newer GPU ({wanted}, this one has {capability})"
+    return None
+
+
+def _unmet_by_model(quant: QuantConfig, model: ModelConfig) -> str | None:
+    needs, size, who = quant.requires, model.num_parameters, f"quant '{quant.name}'"
     if needs.calibrated and quant.method not in model.calibrated:
         return f"{who} needs a checkpoint calibrated for {quant.method} (model.calibrated of '{model.name}')"
     if size is not None and needs.min_parameters is not None and size < needs.min_parameters:
@@ -69,11 +85,13 @@ def check_recipe(quant: QuantConfig) -> None:
             f"quant '{quant.name}': compute_dtype={quant.compute_dtype} has no effect with method '{quant.method}', "
             "which computes in the model's dtype: set model.dtype instead."
         )
-    _check_library(quant)
+    lacking = lacking_library(quant)
+    if lacking is not None:
+        raise QuantError(lacking)
 
 
 def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
-    """The `quantization_config` for transformers' from_pretrained: BitsAndBytesConfig, QuantoConfig or None.
+    """The `quantization_config` of from_pretrained: BitsAndBytesConfig, QuantoConfig, TorchAoConfig or None.
 
     Four-bit recipes multiply in `quant.compute_dtype`, else in the model's dtype. The other methods take no such
     argument: their activations have the model's dtype. LLM.int8() rounds them to float16 and int8 within each product
@@ -100,8 +118,22 @@ def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
             )
         case QuantMethod.quanto:
             return QuantoConfig(weights=str(quant.weight_format), modules_to_not_convert=quant.skip_modules)
+        case QuantMethod.torchao:
+            return _torchao_config(quant)
         case _:
             assert_never(quant.method)
+
+
+def _torchao_config(quant: QuantConfig) -> object:
+    """Weight-only, a scale a row. torchao would also set torch's inductor and its float32 products for the process."""
+    from transformers import TorchAoConfig
+
+    library = import_module("torchao.quantization")
+    # transformers 5.23 holds the names against those of weights here, where a module's own name ends no weight's.
+    skipped = [*quant.skip_modules, *(f"{name}.weight" for name in quant.skip_modules)]
+    int8 = quant.weight_format is WeightFormat.int8
+    weight_only = library.Int8WeightOnlyConfig if int8 else library.Float8WeightOnlyConfig
+    return TorchAoConfig(weight_only(set_inductor_config=False), modules_to_not_convert=skipped)
 
 
 def steps_can_be_graphs(quant: QuantConfig) -> bool:
@@ -112,7 +144,7 @@ def steps_can_be_graphs(quant: QuantConfig) -> bool:
 def unsavable(quant: QuantConfig) -> str | None:
     """Why the recipe's quantized weights cannot be stored and loaded again; None where they can."""
     match quant.method:
-        case QuantMethod.bnb_int8 | QuantMethod.bnb_4bit:
+        case QuantMethod.bnb_int8 | QuantMethod.bnb_4bit | QuantMethod.torchao:
             return None
         case QuantMethod.none:
             return "it quantizes nothing"
@@ -127,11 +159,12 @@ def library(quant: QuantConfig) -> str | None:
     return LIBRARIES[quant.method]
 
 
-def _check_library(quant: QuantConfig) -> None:
-    """Found, not imported: an import of bitsandbytes takes seconds."""
+def lacking_library(quant: QuantConfig) -> str | None:
+    """What to install for the recipe; None where nothing. Found, not imported: bitsandbytes alone takes seconds."""
     name = library(quant)
-    if name is not None and not _installed(MODULES[name]):
-        raise QuantError(f"quant '{quant.name}' needs {name}, which is not installed: pip install {name}")
+    if name is None or _installed(MODULES[name]):
+        return None
+    return f"quant '{quant.name}' needs {name}, which is not installed: pip install {INSTALLS[name]}"
 
 
 def _installed(module: str) -> bool:

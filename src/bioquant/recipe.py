@@ -87,7 +87,7 @@ def of_plan(plan: RunPlan, installed: Mapping[str, str]) -> Recipe:
     pool = clean_pool(dataset.test, dataset.pool)
     return Recipe(
         model=config.model,
-        quant=config.quant,
+        quant=replace(config.quant, check=False),
         task=config.task,
         prompt=config.prompt,
         engine=config.engine,

@@ -253,6 +253,20 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuantCheck:
+    """How well the loaded model predicts a fixed text (`quant.check`).
+
+    num_tokens: predicted. kl: of its next-token distribution from the baseline's, in nats a token. None of the baseline
+    itself, and where the baseline does not fit the device.
+    """
+
+    num_tokens: int
+    perplexity: float
+    baseline_perplexity: float | None = None
+    kl: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """All that one finished cell has to say. The predictions themselves are in the cell's folder.
 
@@ -271,6 +285,7 @@ class RunResult:
     input_ids_sha256: str
     trivial: Mapping[str, float]
     audit: Audit | None = None
+    check: QuantCheck | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,6 @@ from bioquant.records import (
     MemoryPrediction,
     Outcome,
     Prediction,
-    QuantizationReport,
     RunResult,
     Score,
 )
@@ -121,7 +120,7 @@ def run_cell(
     write_predictions(folder, predictions, [example.row for example in cell.examples])
     footprint = footprint_of(cell.config, loaded, predictions, spent, alone, batched)
     audit = answering.audit(cell.config, cell.examples, predictions, loaded.model)
-    result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded.report, audit)
+    result = summary(cell, predictions, score(cell, predictions, folder), footprint, loaded, audit)
     write_json(folder / "scores.json", asdict(result))
     write_json(folder / "environment.json", measure.environment())
     write_json(folder / "quantization.json", asdict(loaded.report))
@@ -258,7 +257,7 @@ def summary(
     predictions: Sequence[Prediction],
     scores: Sequence[Score],
     footprint: Footprint,
-    report: QuantizationReport,
+    loaded: Loaded,
     audit: Audit | None,
 ) -> RunResult:
     """Bring a cell's figures together. Pure."""
@@ -275,8 +274,9 @@ def summary(
         truncated_input_rate=sum(prediction.truncated for prediction in predictions) / number,
         truncated_output_rate=sum(prediction.finish == "length" for prediction in predictions) / number,
         footprint=footprint,
-        quantization=report,
+        quantization=loaded.report,
         input_ids_sha256=asked.hexdigest(),
         trivial=trivial,
         audit=audit,
+        check=loaded.check,
     )

@@ -12,6 +12,8 @@ ENGINES = ("transformers", "vllm")
 
 def check(config: RunConfig) -> None:
     """Refuse a cell whose engine is not here or cannot quantize to its recipe. Raises ConfigError, QuantError."""
+    if config.engine.name == "vllm" and config.quant.check:
+        raise ConfigError("quant.check=true: engine 'vllm' gives no logits: leave it out, or set engine=transformers.")
     check_engine(config.engine)
     reason = unmet(config)
     if reason is not None:
@@ -44,10 +46,15 @@ def unmet(config: RunConfig) -> str | None:
     return reason
 
 
+def vllm_makes(quant: QuantConfig) -> bool:
+    """Whether vLLM quantizes to this format: one it has to leave as it is counts too."""
+    nf4 = quant.method is QuantMethod.bnb_4bit and quant.weight_format is WeightFormat.nf4
+    return quant.method is QuantMethod.none or (nf4 and quant.double_quant)
+
+
 def _not_vllms(model: ModelConfig, quant: QuantConfig) -> str | None:
     """What of a recipe is other than what vLLM makes of an unquantized checkpoint (see `bioquant.models.vllm`)."""
-    made = quant.method is QuantMethod.bnb_4bit and quant.weight_format is WeightFormat.nf4 and quant.double_quant
-    if not made:
+    if not vllm_makes(quant):
         return (
             f"quant '{quant.name}' does not run with engine 'vllm', which quantizes to NF4 with double quantization "
             "only: choose quant=bnb_nf4_dq, quant=none (a checkpoint quantized beforehand stays as it is), or "

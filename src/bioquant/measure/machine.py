@@ -19,6 +19,7 @@ LIBRARIES = (
     "accelerate",
     "bitsandbytes",
     "optimum-quanto",
+    "torchao",
     "vllm",
     "vllm-bnb-plugin",
     "datasets",

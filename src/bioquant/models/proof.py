@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from bioquant import quantization
-from bioquant.config import QuantConfig, QuantMethod
+from bioquant.config import QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import QuantNotAppliedError
 from bioquant.records import QuantizationReport
 
 MODULE_CLASSES = {
-    QuantMethod.none: "Linear",
-    QuantMethod.bnb_int8: "Linear8bitLt",
-    QuantMethod.bnb_4bit: "Linear4bit",
-    QuantMethod.quanto: "QLinear",
+    QuantMethod.none: {WeightFormat.none: "Linear"},
+    QuantMethod.bnb_int8: {WeightFormat.int8: "Linear8bitLt"},
+    QuantMethod.bnb_4bit: {WeightFormat.nf4: "Linear4bit", WeightFormat.fp4: "Linear4bit"},
+    QuantMethod.quanto: {WeightFormat.int8: "QLinear", WeightFormat.int4: "QLinear"},
+    QuantMethod.torchao: {WeightFormat.int8: "Int8Tensor", WeightFormat.fp8: "Float8Tensor"},
 }
-"""What a linear layer becomes under each method."""
+"""What a linear layer, or else its weight, becomes under each method, by weight format."""
 
 
 def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: str) -> QuantizationReport:
@@ -30,7 +31,7 @@ def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: s
 
     Raises QuantNotAppliedError where no linear layer was replaced, or where the weights became no smaller.
     """
-    classes = Counter(type(module).__name__ for module in network.modules() if isinstance(module, nn.Linear))
+    classes = Counter(_kind(module) for module in network.modules() if isinstance(module, nn.Linear))
     replaced = {name: count for name, count in classes.items() if name != "Linear"}
     found = QuantizationReport(
         replaced=replaced,
@@ -44,8 +45,14 @@ def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: s
     return found
 
 
+def _kind(module: nn.Linear) -> str:
+    """The class that a method has put in a linear layer's place, else the one that it has put in its weight's."""
+    plain = type(module) is nn.Linear and type(module.weight) is not nn.Parameter
+    return type(module.weight if plain else module).__name__
+
+
 def _check(found: QuantizationReport, quant: QuantConfig) -> None:
-    expected = MODULE_CLASSES[quant.method]
+    expected = MODULE_CLASSES[quant.method][quant.weight_format]
     if expected not in found.replaced:
         raise QuantNotAppliedError(
             f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by "

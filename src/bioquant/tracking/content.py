@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bioquant.config import EngineConfig, RunConfig
 from bioquant.plan import RunPlan, versions
-from bioquant.records import Audit, Footprint, Latency, Outcome, Percentiles, RunResult
+from bioquant.records import Audit, Footprint, Latency, Outcome, Percentiles, QuantCheck, RunResult
 from bioquant.tracking import owner
 from bioquant.tracking.events import Input
 
@@ -149,7 +149,7 @@ def metric_values(result: RunResult) -> dict[str, float]:
     values |= {rate: getattr(result, rate) for rate in rates}
     values |= {f"trivial/{NOT_IN_A_NAME.sub('', name)}": value for name, value in result.trivial.items()}
     values |= {"num_examples": float(result.num_examples)}
-    return values | _audit_values(result.audit) | _footprint_values(result.footprint)
+    return values | _audit_values(result.audit) | _check_values(result.check) | _footprint_values(result.footprint)
 
 
 def _audit_values(audit: Audit | None) -> dict[str, float]:
@@ -160,6 +160,18 @@ def _audit_values(audit: Audit | None) -> dict[str, float]:
         "audit/changed_rate": audit.num_changed / audit.num_examples,
         "audit/flip_rate": audit.num_flipped / audit.num_examples,
     }
+
+
+def _check_values(check: QuantCheck | None) -> dict[str, float]:
+    if check is None:
+        return {}
+    named = {
+        "check/perplexity": check.perplexity,
+        "check/baseline_perplexity": check.baseline_perplexity,
+        "check/kl": check.kl,
+        "check/num_tokens": float(check.num_tokens),
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _footprint_values(footprint: Footprint) -> dict[str, float]:
