@@ -173,8 +173,8 @@ def test_a_published_checkpoint_of_another_method_is_refused(vllm_installed: Non
         "quant=fp8",
     )
     assert refused(config, QuantError, loading.load) == (
-        f"quant 'fp8': checkpoint '{quantized_beforehand}' of model 'tiny_random' was quantized by gptq, not by fp8: name "
-        "another, or choose the recipe of that method."
+        f"quant 'fp8': checkpoint '{quantized_beforehand}' of model 'tiny_random' was quantized by gptq, not by fp8: "
+        "name another, or choose the recipe of that method."
     )
 
 

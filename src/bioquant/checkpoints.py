@@ -143,6 +143,11 @@ def is_pinned(model: ModelConfig) -> bool:
     return not _from_hub(model) or re.fullmatch(r"[0-9a-f]{40}", model.revision or "") is not None
 
 
+def is_fetched(model: ModelConfig) -> bool:
+    """Whether its files come from the network at first."""
+    return model.source is ModelSource.wheel or _from_hub(model)
+
+
 def _from_hub(model: ModelConfig) -> bool:
     return model.source is ModelSource.hub or (model.source is ModelSource.gguf and model.file is not None)
 

@@ -27,6 +27,12 @@ WEIGHT_FORMATS = {("int", 4): "int4", ("int", 8): "int8", ("float", 8): "fp8"}
 """By compressed-tensors' type of a weight and its bits."""
 
 
+def source(model: ModelConfig, quant: QuantConfig) -> ModelConfig:
+    """The model with the checkpoint whose files are fetched: a published one, else its own. Pure."""
+    named = quantization.is_published(quant) and quant.name in model.calibrated
+    return checkpoint(model, quant) if named else model
+
+
 def checkpoint(model: ModelConfig, quant: QuantConfig) -> ModelConfig:
     """The model with the checkpoint that `model.calibrated` names for the recipe in place of its own. Pure.
 
