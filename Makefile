@@ -42,7 +42,7 @@ test: install  ## the whole test suite, fast tests first
 
 # In an environment of its own: transformers imports these libraries wherever they are, which takes every process seconds.
 extras:  ## test the recipes whose libraries are extras, in .venv_extras
-	$(MAKE) install VENV=.venv_extras DEV=dev,torchao,gptq,compressed-tensors UNPINNED=numpy
+	$(MAKE) install VENV=.venv_extras DEV=dev,hqq,torchao,gptq,compressed-tensors UNPINNED=numpy
 	.venv_extras/bin/python -m pytest tests/test_quants_extra.py tests/test_gptq.py
 
 check: install  ## formatting, lint, types

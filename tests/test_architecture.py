@@ -18,7 +18,7 @@ FLOORS = [
     {"metrics"},
     {"trivial"},
     {"tasks"},
-    {"prompts", "quantization", "checkpoints", "published", "evaluate_metrics", "layer_bytes"},
+    {"prompts", "quantization", "recipe_checks", "checkpoints", "published", "evaluate_metrics", "layer_bytes"},
     {"plan", "datasets", "compose", "grid", "progress", "journal", "timeline", "attempts", "files"},
     {"evidence", "recipe", "calibration"},
     {"compare", "selection"},

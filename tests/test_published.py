@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import quantized_checkpoints
-from bioquant import checkpoints, loading, models, published, quantization
+from bioquant import checkpoints, loading, models, published, quantization, recipe_checks
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import BioquantError, ModelError, QuantError
 from conftest import Command
@@ -147,7 +147,7 @@ def test_a_checkpoint_that_is_not_here_is_told_from_the_model(named: str) -> Non
 )
 def test_a_setting_without_effect_or_without_which_nothing_goes(quant: QuantConfig, message: str) -> None:
     with pytest.raises(QuantError) as caught:
-        quantization.check_recipe(quant)
+        recipe_checks.check_recipe(quant)
     assert str(caught.value) == message
 
 
@@ -155,20 +155,20 @@ def test_awq_on_cuda_needs_a_baseline_of_its_dtype(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(quantization, "lacking_library", lambda _: None)
     model = naming(QUANTS["awq"], "org/name")
     with pytest.raises(QuantError) as caught:
-        quantization.check(QUANTS["awq"], model, Device.cuda, 8.0)
+        recipe_checks.check(QUANTS["awq"], model, Device.cuda, 8.0)
     assert str(caught.value) == (
         "quant 'awq' computes in float16 on cuda, the model in float32 (model.dtype=float16 makes them alike): choose "
         "another recipe."
     )
-    assert quantization.unmet(QUANTS["awq"], model, Device.cpu, None) is None
+    assert recipe_checks.unmet(QUANTS["awq"], model, Device.cpu, None) is None
 
 
 def test_vllm_needs_no_library_for_weights_that_are_quantized_already(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantization, "lacking_library", lambda _: "absent")
-    quantization.check_recipe(QUANTS["gptq"], by_vllm=True)
+    recipe_checks.check_recipe(QUANTS["gptq"], by_vllm=True)
     for quant, by_vllm in ((QUANTS["gptq"], False), (QUANTS["bnb_nf4"], True)):
         with pytest.raises(QuantError, match="absent"):
-            quantization.check_recipe(quant, by_vllm=by_vllm)
+            recipe_checks.check_recipe(quant, by_vllm=by_vllm)
 
 
 # What the files say

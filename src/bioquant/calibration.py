@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from bioquant import compose, datasets, places, prompts, quantization
+from bioquant import compose, datasets, places, prompts, quantization, recipe_checks
 from bioquant.config import RunConfig, TaskConfig
 from bioquant.errors import ConfigError, DataError, QuantError, unknown
 from bioquant.records import Dataset, Row
@@ -39,7 +39,7 @@ def decided(config: RunConfig) -> RunConfig:
     quant = config.quant
     if not quantization.calibrates(quant) or quant.calibration.sha256 is not None:
         return config
-    quantization.check_recipe(quant)
+    recipe_checks.check_recipe(quant)
     found = _read(config)
     return replace(config, quant=replace(quant, calibration=replace(quant.calibration, sha256=found.sha256)))
 
@@ -84,7 +84,7 @@ def _read(config: RunConfig) -> Calibration:
     calibration = config.quant.calibration
     if calibration.file is not None:
         return _of_file(calibration.file, calibration.seed)
-    assert calibration.task is not None  # see `quantization.check_recipe`
+    assert calibration.task is not None  # see `recipe_checks.check_recipe`
     return _of_task(calibration.task, calibration.seed, places.data_root(config.data.root))
 
 

@@ -63,8 +63,11 @@ class QuantMethod(StrEnum):
     none = "none"
     bnb_int8 = "bnb_int8"
     bnb_4bit = "bnb_4bit"
+    cast = "cast"
     quanto = "quanto"
+    hqq = "hqq"
     torchao = "torchao"
+    torchao_dynamic = "torchao_dynamic"
     gptq = "gptq"
     awq = "awq"
     fp8 = "fp8"
@@ -118,12 +121,19 @@ class ModelConfig:
 
 
 class WeightFormat(StrEnum):
-    """How a quantized weight is stored. fp8: float8_e4m3fn, by torch's name. gguf: as the file has it, by layer."""
+    """How a quantized weight is stored. fp8: float8_e4m3fn, bf16 and fp16: bfloat16 and float16, by torch's names.
+
+    gguf: as the file has it, by layer.
+    """
 
     none = "none"
+    bf16 = "bf16"
+    fp16 = "fp16"
     int8 = "int8"
     fp8 = "fp8"
     int4 = "int4"
+    int3 = "int3"
+    int2 = "int2"
     nf4 = "nf4"
     fp4 = "fp4"
     gguf = "gguf"
@@ -135,12 +145,13 @@ class RequiresConfig:
 
     compute_capability: the least of a CUDA device, as NVIDIA counts (8.0: Ampere, 8.9: Ada, 9.0: Hopper).
     calibrated: a published checkpoint that is quantized already, which `model.calibrated` names; it is loaded in place
-        of the model's own. min_, max_parameters: of the model.
+        of the model's own. dtype, min_, max_parameters: of the model.
     """
 
     devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
     compute_capability: float | None = None
     calibrated: bool = False
+    dtype: Dtype | None = None
     min_parameters: int | None = None
     max_parameters: int | None = None
 
@@ -168,9 +179,12 @@ class QuantConfig:
     """A quantization recipe.
 
     bits: of one quantized weight, without its quantization state.
+    group_size: consecutive weights that share a scale, where the method has such groups. block_size: the same by the
+        name that bitsandbytes gives it, for its 4-bit formats; null is their own, 64.
     compute_dtype: of the matrix products; null takes the model's.
-    group_size: gptq, awq: weights of a row that share a scale; -1: all of them.
     desc_act: gptq: columns in the order of their activations' size, which costs speed.
+    overrides: name of a module -> the weight format of the linear layers in it, where a method can mix them. Names are
+        read as in skip_modules, which comes first; of several that name a layer, the first counts.
     check: whether the loaded model reads a fixed text before it is evaluated, beside the unquantized model.
     """
 
@@ -180,11 +194,13 @@ class QuantConfig:
     bits: int = MISSING
     double_quant: bool = False
     int8_threshold: float = 6.0
-    compute_dtype: Dtype | None = None
     group_size: int | None = None
+    block_size: int | None = None
+    compute_dtype: Dtype | None = None
     desc_act: bool = False
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     skip_modules: list[str] = field(default_factory=lambda: ["lm_head"])
+    overrides: dict[str, WeightFormat] = field(default_factory=dict[str, WeightFormat])
     requires: RequiresConfig = field(default_factory=RequiresConfig)
     check: bool = False
 

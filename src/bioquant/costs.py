@@ -133,7 +133,7 @@ def download_bytes(source: ModelConfig, shape: Anatomy, quant: QuantConfig) -> i
         return shape.unquantized
     saved = (
         count * layer.size * (8 * shape.itemsize - quant.bits) // 8
-        for layer, count in memory.quantized_layers(shape, quant).items()
+        for (layer, _), count in memory.quantized_layers(shape, quant).items()
     )
     return shape.unquantized - sum(saved)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bioquant import answering, capacity, checkpoints, costs, memory, models, published
+from bioquant import answering, capacity, checkpoints, costs, memory, models, published, quantization
 from bioquant.config import Device, PolicyConfig, RunConfig
 from bioquant.costs import History
 from bioquant.engine.batching import row_width
@@ -122,9 +122,11 @@ def forecast(configs: Sequence[RunConfig], aim: Target, runs: History) -> Foreca
 def cell(config: RunConfig, lengths: Lengths, aim: Target, runs: History) -> CellForecast:
     """One cell, given how long its prompts are. Raises ModelError."""
     source = published.source(config.model, config.quant)
-    shape, row, found = memory.anatomy(config.model), one_row(config, lengths), costs.logged(config, runs)
-    predicted = memory.predict_shape(shape, config.quant, row, aim.device)
-    batch = capacity.largest_batch(shape, config.quant, row, aim.device, aim.size)
+    row, found = one_row(config, lengths), costs.logged(config, runs)
+    shape = memory.anatomy(config.model)
+    loaded = memory.anatomy(quantization.as_loaded(config.model, config.quant))
+    predicted = memory.predict_shape(loaded, config.quant, row, aim.device)
+    batch = capacity.largest_batch(loaded, config.quant, row, aim.device, aim.size)
     return CellForecast(
         model=config.model.name,
         checkpoint=source.id,
@@ -136,7 +138,7 @@ def cell(config: RunConfig, lengths: Lengths, aim: Target, runs: History) -> Cel
         max_new_tokens=answering.max_new_tokens(config),
         memory=predicted,
         largest_batch=batch,
-        cards=verdicts(memory.predict_shape(shape, config.quant, row, Device.cuda).peak_device),
+        cards=verdicts(memory.predict_shape(loaded, config.quant, row, Device.cuda).peak_device),
         seconds=_seconds(config, lengths, max(1, batch), aim.device, found),
         from_log=found is not None,
         load_s=found.load_s if found else costs.load_seconds(shape, aim.device),

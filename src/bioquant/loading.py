@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from bioquant import calibration, capacity, checkpoints, models, published, quantization
+from bioquant import calibration, capacity, checkpoints, models, published, quantization, recipe_checks
 from bioquant.config import Device, ModelConfig, QuantMethod, RunConfig
 from bioquant.engine import LanguageModel, offers
 from bioquant.engine.transformers import TransformersModel
@@ -78,7 +78,7 @@ def with_transformers(config: RunConfig, *, quantized: bool = False) -> Loaded:
     """
     device = models.resolve_device(config.engine.device)
     quant = config.quant
-    quantization.check(quant, config.model, Device(device.partition(":")[0]), models.compute_capability(device))
+    recipe_checks.check(quant, config.model, Device(device.partition(":")[0]), models.compute_capability(device))
     capacity.check(config, device)
     expected = _expected(config, device)
     source, quantized = (config.model, True) if quantized else weights(config)

@@ -24,7 +24,7 @@ from bioquant.records import Dataset, Example
 LIBRARIES = ("bioquant", "torch", "transformers", "bitsandbytes", "optimum-quanto", "accelerate")
 """Whose versions a fingerprint holds."""
 
-EXTRAS = ("vllm", "vllm-bnb-plugin", "torchao", "gptqmodel", "compressed-tensors")
+EXTRAS = ("vllm", "vllm-bnb-plugin", "hqq", "torchao", "gptqmodel", "compressed-tensors")
 """As those, where they are installed."""
 
 BASELINE = QuantConfig(name="none", method=QuantMethod.none, weight_format=WeightFormat.none, bits=0)
@@ -140,12 +140,13 @@ def _quant(quant: QuantConfig, model: ModelConfig) -> dict[str, object]:
     """
     if quant.method is QuantMethod.none and quant.compute_dtype is None:
         return {"method": "none"}
-    some: dict[str, object] = {"group_size": quant.group_size} if quant.method in quantization.GROUPED else {}
+    some: dict[str, object] = {}
     if quantization.is_published(quant):
         some |= {"checkpoint": model.calibrated.get(quant.name)}
     if quantization.calibrates(quant):
         some |= {"desc_act": quant.desc_act, "calibration": _without(asdict(quant.calibration), ("task", "file"))}
-    left_out = ("name", "bits", "requires", "check", "group_size", "desc_act", "calibration")
+    unset = [key for key in ("group_size", "block_size", "overrides") if not getattr(quant, key)]
+    left_out = ("name", "bits", "requires", "check", "desc_act", "calibration", *unset)
     return {**_without(asdict(quant), left_out), **some}
 
 

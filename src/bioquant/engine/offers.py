@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from bioquant import quantization
 from bioquant.config import Dtype, EngineConfig, ModelConfig, QuantConfig, QuantMethod, RunConfig, WeightFormat
 from bioquant.errors import ConfigError, QuantError, unknown
+from bioquant.layer_bytes import BLOCK
 
 ENGINES = ("transformers", "vllm")
 """Values of `engine.name`."""
@@ -71,6 +72,11 @@ def _not_vllms(model: ModelConfig, quant: QuantConfig) -> str | None:
         return (
             f"quant '{quant.name}' with engine 'vllm': quant.skip_modules=[{','.join(quant.skip_modules)}] cannot be "
             "had, since vLLM quantizes all linear layers but lm_head: leave it out, or choose engine=transformers."
+        )
+    if quant.block_size not in (None, BLOCK):
+        return (
+            f"quant '{quant.name}' with engine 'vllm': quant.block_size={quant.block_size} cannot be had, since vLLM "
+            f"quantizes in blocks of {BLOCK}: leave it out, or choose engine=transformers."
         )
     compute = quant.compute_dtype or model.dtype
     if compute is not Dtype.bfloat16 or model.dtype is Dtype.float32:

@@ -19,11 +19,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from bioquant import checkpoints, published, quantization
+from bioquant import checkpoints, published, quantization, recipe_checks
 from bioquant.checkpoints import is_cached
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
-from bioquant.models import gguf, proof, random
+from bioquant.models import blocks, gguf, hqq, proof, random
 from bioquant.models.containing import contained
 from bioquant.records import QuantizationReport
 
@@ -76,22 +76,21 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
     this model), OutOfMemoryError, and QuantNotAppliedError (a recipe that left the model as it was).
     """
     place = resolve_device(device)
-    quantization.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
-    dtype = getattr(torch, model.dtype)
+    recipe_checks.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
     # Quanto's int4 weights fail in a forward pass under inference_mode unless they were made under it.
     with quiet() as said, torch.inference_mode(quant.method is QuantMethod.quanto):
         folder = prepare(model)
         if folder is not None:
             published.check(model, quant, folder, quantized=quantized)
         started = time.perf_counter()
-        arguments = _loader_arguments(model, None if quantized else quantization.loader_config(quant, model), place)
+        arguments = _loader_arguments(model, quant, place, None if quantized else loader_config(quant, model))
         try:
             with contained() if quant.method in SETTLING else nullcontext():
                 network, tokenizer = _parts(model, quant, folder, arguments)
         except RuntimeError as error:
             raise load_error(model, quant, place, [str(error), *said]) from error
         load_s = time.perf_counter() - started
-    _check_dtypes(network, dtype)
+    _check_dtypes(network, getattr(torch, quantization.as_loaded(model, quant).dtype))
     return LoadedModel(
         model=network.eval(),
         tokenizer=tokenizer,
@@ -162,9 +161,26 @@ def prepare(model: ModelConfig) -> Path | None:
             assert_never(model.source)
 
 
-def _loader_arguments(model: ModelConfig, config: object | None, place: str) -> dict[str, Any]:
+def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
+    """The `quantization_config` of from_pretrained. Raises QuantError (an override that names no layer), ModelError."""
+    layers = _linear_layers(model) if quant.overrides else []
+    recipe_checks.check_overrides(quant, layers)
+    if quant.method is QuantMethod.hqq:
+        return hqq.loader_config(quant)
+    config = quantization.loader_config(quant, model, layers)
+    return blocks.loader_config(config, quant) if quant.block_size else config
+
+
+def _linear_layers(model: ModelConfig) -> list[str]:
+    """By name, of the architecture that `conf/model` states, else of the checkpoint's. Raises ModelError."""
+    fields = model.architecture or checkpoints.configuration(model)
+    network = random.empty(random.shape(replace(model, architecture=fields)))
+    return [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def _loader_arguments(model: ModelConfig, quant: QuantConfig, place: str, config: object | None) -> dict[str, Any]:
     arguments: dict[str, Any] = {
-        "dtype": getattr(torch, model.dtype),
+        "dtype": getattr(torch, quantization.as_loaded(model, quant).dtype),
         "device_map": {"": place},
         "output_loading_info": True,
     }
@@ -174,7 +190,7 @@ def _loader_arguments(model: ModelConfig, config: object | None, place: str) -> 
 def _draw(model: ModelConfig, arguments: dict[str, Any]) -> Parts:
     """Random weights, through the same loader as a real checkpoint."""
     config = random.architecture(model)
-    drawn = random.weights(config, arguments["dtype"], arguments["device_map"][""])
+    drawn = random.weights(config, getattr(torch, model.dtype), arguments["device_map"][""])
     network, info = random.network_class(config).from_pretrained(None, config=config, state_dict=drawn, **arguments)
     _check_complete(model, info)
     return network, _tokenizer(model, None)

@@ -86,7 +86,7 @@ def _windows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], asked: Ca
 
 
 def _check_rows(loaded: LoadedModel, model: ModelConfig, quant: QuantConfig) -> None:
-    assert quant.group_size is not None  # see `quantization.check_recipe`
+    assert quant.group_size is not None  # see `recipe_checks.check_recipe`
     for name, layer in _block(loaded).named_modules():
         if isinstance(layer, torch.nn.Linear) and layer.in_features % quant.group_size:
             raise QuantError(

@@ -15,6 +15,7 @@ from torch import nn
 from bioquant import quantization
 from bioquant.config import Device, QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import QuantNotAppliedError
+from bioquant.layer_bytes import BITS
 from bioquant.records import QuantizationReport
 
 MODULE_CLASSES = {
@@ -22,7 +23,14 @@ MODULE_CLASSES = {
     QuantMethod.bnb_int8: {WeightFormat.int8: "Linear8bitLt"},
     QuantMethod.bnb_4bit: {WeightFormat.nf4: "Linear4bit", WeightFormat.fp4: "Linear4bit"},
     QuantMethod.quanto: {WeightFormat.int8: "QLinear", WeightFormat.int4: "QLinear"},
-    QuantMethod.torchao: {WeightFormat.int8: "Int8Tensor", WeightFormat.fp8: "Float8Tensor"},
+    QuantMethod.cast: {WeightFormat.bf16: "Linear bfloat16", WeightFormat.fp16: "Linear float16"},
+    QuantMethod.hqq: {weight_format: f"HQQLinear {bits}-bit" for weight_format, bits in BITS.items()},
+    QuantMethod.torchao: {
+        WeightFormat.int8: "Int8Tensor",
+        WeightFormat.fp8: "Float8Tensor",
+        WeightFormat.int4: "Int4TilePackedTo4dTensor",
+    },
+    QuantMethod.torchao_dynamic: {WeightFormat.fp8: "Float8Tensor"},
     QuantMethod.compressed_tensors: {WeightFormat.fp8: "CompressedTensorsFP8Linear"},
 }
 """What a linear layer, or else its weight, becomes under each method, by weight format.
@@ -38,7 +46,7 @@ def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: s
     weights are unpacked when they are loaded, where a layer is another than it was.
     """
     unpacked = quantization.dequantizes(quant, Device(device.partition(":")[0]))
-    classes = Counter(_kind(module) for module in network.modules() if _is_linear(module))
+    classes = Counter(_kind(module, dtype) for module in network.modules() if is_linear(module))
     replaced = {name: count for name, count in classes.items() if name != "Linear"}
     found = QuantizationReport(
         replaced=replaced,
@@ -55,15 +63,26 @@ def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: s
     return found
 
 
-def _is_linear(module: nn.Module) -> bool:
-    """A linear layer, or what has taken its place: gptqmodel's are modules of their own."""
+def is_linear(module: nn.Module) -> bool:
+    """A linear layer, or what has taken its place: hqq's and gptqmodel's are modules of their own."""
     return isinstance(getattr(module, "in_features", None), int) and hasattr(module, "out_features")
 
 
-def _kind(module: nn.Module) -> str:
-    """The class that a method has put in a linear layer's place, else the one that it has put in its weight's."""
-    plain = type(module) is nn.Linear and type(module.weight) is not nn.Parameter
-    return type(module.weight if plain else module).__name__
+def _kind(module: Any, dtype: torch.dtype) -> str:
+    """The class that a method has put in a linear layer's place, else the one that it has put in its weight's; the bits
+    where a class has several; the dtype where that alone is another.
+    """
+    if _is_hqq(module):
+        return f"{type(module).__name__} {module.meta['nbits']}-bit"
+    if type(module) is not nn.Linear:
+        return type(module).__name__
+    if type(module.weight) is not nn.Parameter:
+        return type(module.weight).__name__
+    return "Linear" if module.weight.dtype is dtype else f"Linear {str(module.weight.dtype).removeprefix('torch.')}"
+
+
+def _is_hqq(module: nn.Module) -> bool:
+    return type(module).__name__ == "HQQLinear"
 
 
 def _check_unpacked(found: QuantizationReport, quant: QuantConfig) -> None:
@@ -74,13 +93,16 @@ def _check_unpacked(found: QuantizationReport, quant: QuantConfig) -> None:
 
 
 def _check(found: QuantizationReport, quant: QuantConfig) -> None:
-    expected = MODULE_CLASSES.get(quant.method, {}).get(quant.weight_format)
-    if not found.replaced or expected not in (None, *found.replaced):
-        raise QuantNotAppliedError(
-            f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by "
-            f"{expected or quantization.library(quant)}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
-        )
-    if found.bytes_after >= found.bytes_before:
+    classes = MODULE_CLASSES.get(quant.method, {})
+    for expected in sorted(classes.get(one, "") for one in quantization.formats(quant)):
+        if not found.replaced or expected not in ("", *found.replaced):
+            by = expected or quantization.library(quant)
+            raise QuantNotAppliedError(
+                f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by {by}: "
+                f"check quant.skip_modules ({', '.join(quant.skip_modules)})."
+            )
+    as_large = found.bytes_after == found.bytes_before and quant.method is QuantMethod.cast  # from 16 bits to 16 bits
+    if found.bytes_after >= found.bytes_before and not as_large:
         raise QuantNotAppliedError(
             f"quant '{quant.name}' left the weights at {found.bytes_after:,} bytes "
             f"({found.bytes_before:,} unquantized): the library replaced the layers but not their weights."
@@ -98,17 +120,20 @@ def _bytes_before(network: nn.Module, dtype: torch.dtype) -> int:
     sizes: dict[int, int] = {}
     buffers = 0
     for module in network.modules():
-        if _is_linear(module):
-            bias: torch.Tensor | None = getattr(module, "bias", None)
-            tensors = [] if bias is None else [bias]
+        if is_linear(module):
             layer: Any = module
-            weight = getattr(layer, "weight", layer)
-            sizes[id(weight)] = layer.in_features * layer.out_features * dtype.itemsize
+            tensors = [] if layer.bias is None else [layer.bias]
+            sizes[id(weight_of(layer))] = layer.in_features * layer.out_features * dtype.itemsize
         else:
             tensors = module.parameters(recurse=False)
             buffers += sum(buffer.nbytes for buffer in module.buffers(recurse=False))
         sizes |= {id(value): value.numel() * dtype.itemsize for value in tensors}
     return sum(sizes.values()) + buffers
+
+
+def weight_of(linear: Any) -> object:
+    """A linear layer's weight, quantized or not; the layer itself where it holds its weight in parts (gptqmodel's)."""
+    return getattr(linear, "W_q" if _is_hqq(linear) else "weight", linear)
 
 
 def size(tensors: Iterable[torch.Tensor]) -> int:
@@ -118,12 +143,14 @@ def size(tensors: Iterable[torch.Tensor]) -> int:
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     """A module's own tensors, those that gptqmodel's layers hold as plain attributes among them. bitsandbytes moves the
-    int8 scales into `module.state` in the first forward pass.
+    int8 scales into `module.state` in the first forward pass; in hqq scales and zero points are in a dictionary.
     """
     yield from module.parameters(recurse=False)
     yield from module.buffers(recurse=False)
-    if _is_linear(module):
+    if is_linear(module):
         yield from (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+    if _is_hqq(module):
+        yield from (value for value in vars(module)["meta"].values() if isinstance(value, torch.Tensor))
     yield from _attributes(getattr(module, "state", None), ("CB", "SCB"))
 
 

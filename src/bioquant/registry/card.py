@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
+from bioquant import quantization
 from bioquant.answering import max_new_tokens
 from bioquant.compare import Comparison
 from bioquant.config import PolicyConfig, QuantMethod, TaskKind
@@ -171,7 +172,7 @@ def _quant(recipe: Recipe, *, stores_weights: bool) -> str:
     quant = recipe.quant
     if quant.method is QuantMethod.none:
         return "none"
-    computed = quant.compute_dtype or recipe.model.dtype
+    computed = quantization.computed_in(recipe.model, quant)
     where = "quantized weights stored with this version" if stores_weights else "quantized when loaded"
     return f"{quant.name} ({quant.method}, {quant.weight_format}, computed in {computed}), {where}"
 

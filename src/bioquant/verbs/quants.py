@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bioquant import compose, hardware, layer_bytes, quantization, tables
+from bioquant import compose, hardware, layer_bytes, quantization, recipe_checks, tables
 from bioquant.config import Device, QuantConfig, QuantMethod
 from bioquant.engine import offers
 from bioquant.hardware import Gpu
@@ -98,7 +98,7 @@ def runs(quant: QuantConfig, gpus: Sequence[Gpu]) -> tuple[list[str], str | None
         return [], lacking
     places = [Device.cpu, Device.cuda] if gpus else [Device.cpu]
     reasons = {
-        place: quantization.unmet_by_device(quant, place, hardware.capability_of(place, gpus)) for place in places
+        place: recipe_checks.unmet_by_device(quant, place, hardware.capability_of(place, gpus)) for place in places
     }
     here = [str(place) for place, reason in reasons.items() if reason is None]
     return here, next((reason for reason in reasons.values() if reason is not None), None)
