@@ -128,11 +128,11 @@ def test_a_checkpoint_that_is_not_here_is_told_from_the_model(named: str) -> Non
         ),
         (
             replace(QUANTS["gptq"], group_size=None),
-            "quant 'gptq': quant.group_size=None is not allowed with method 'gptq'. Choose from: 16, 32, 64, 128.",
+            "quant 'gptq': group_size=None is not one that gptqmodel has: choose from 16, 32, 64, 128.",
         ),
         (
             replace(QUANTS["gptq"], group_size=100),
-            "quant 'gptq': quant.group_size=100 is not allowed with method 'gptq'. Choose from: 16, 32, 64, 128.",
+            "quant 'gptq': group_size=100 is not one that gptqmodel has: choose from 16, 32, 64, 128.",
         ),
         (
             replace(QUANTS["fp8"], skip_modules=["lm_head", "down_proj"]),

@@ -135,21 +135,12 @@ def refused(name: str, model: ModelConfig = MODEL, device: Device = Device.cpu, 
     return str(error.value)
 
 
-def test_a_size_where_its_method_has_none_is_refused():
-    assert refused("bnb_nf4", group_size=64) == (
-        "quant 'bnb_nf4': group_size=64 has no effect with method 'bnb_4bit': set quant.block_size instead."
-    )
-    assert refused("quanto_int4", group_size=64) == (
-        "quant 'quanto_int4': group_size=64 has no effect with method 'quanto': leave it out."
-    )
+def test_a_block_size_where_its_method_has_none_is_refused():
     assert refused("hqq_int4", block_size=64) == (
         "quant 'hqq_int4': block_size=64 has no effect with method 'hqq': set quant.group_size instead."
     )
     assert refused("bnb_int8", block_size=64) == (
         "quant 'bnb_int8': block_size=64 has no effect with method 'bnb_int8': leave it out."
-    )
-    assert refused("torchao_int8", group_size=64) == (
-        "quant 'torchao_int8': group_size=64 has no effect with method 'torchao': leave it out."
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
+from bioquant import quantization
 from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import QuantError, unknown
 from bioquant.quantization import (
@@ -16,7 +17,6 @@ from bioquant.quantization import (
     calibrates,
     grouped,
     is_published,
-    lacking_library,
     names,
 )
 
@@ -94,7 +94,7 @@ def check_recipe(quant: QuantConfig, *, by_vllm: bool = False) -> None:
         if weight_format not in FORMATS[quant.method]:
             what = f"quant '{quant.name}': with method '{quant.method}' the {key}"
             raise QuantError(unknown(what, weight_format, FORMATS[quant.method]))
-    lacking = None if by_vllm and is_published(quant) else lacking_library(quant)
+    lacking = None if by_vllm and is_published(quant) else quantization.lacking_library(quant)
     reason = _without_effect(quant) or _wrong_size(quant) or _unset(quant) or lacking
     if reason is not None:
         raise QuantError(reason)
