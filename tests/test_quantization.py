@@ -205,6 +205,12 @@ def test_a_cast_to_the_models_own_dtype_changes_nothing():
     recipe_checks.check(QUANTS["fp16"], MODEL, Device.cpu, None)
 
 
+def test_a_cast_skips_nothing():
+    assert refused("fp16", skip_modules=["lm_head"]) == (
+        "quant 'fp16': a cast is of every weight, so quant.skip_modules cannot be had: leave it out."
+    )
+
+
 def test_a_cast_computes_in_what_it_casts_to():
     full = replace(MODEL, dtype=Dtype.float32)
     assert quantization.computed_in(full, QUANTS["fp16"]) is Dtype.float16

@@ -145,8 +145,10 @@ def _quant(quant: QuantConfig, model: ModelConfig) -> dict[str, object]:
         some |= {"checkpoint": model.calibrated.get(quant.name)}
     if quantization.calibrates(quant):
         some |= {"desc_act": quant.desc_act, "calibration": _without(asdict(quant.calibration), ("task", "file"))}
-    unset = [key for key in ("group_size", "block_size", "overrides") if not getattr(quant, key)]
-    left_out = ("name", "bits", "requires", "check", "desc_act", "calibration", *unset)
+    if quantization.grouped(quant):
+        some["group_size"] = quant.group_size
+    unset = [key for key in ("block_size", "overrides") if not getattr(quant, key)]
+    left_out = ("name", "bits", "requires", "check", "group_size", "desc_act", "calibration", *unset)
     return {**_without(asdict(quant), left_out), **some}
 
 

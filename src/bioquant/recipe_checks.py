@@ -114,6 +114,8 @@ def _without_effect(quant: QuantConfig) -> str | None:
             f"{who}: compute_dtype={quant.compute_dtype} has no effect with method '{method}', "
             "which computes in the model's dtype: set model.dtype instead."
         )
+    if method is QuantMethod.cast and quant.skip_modules:
+        return f"{who}: a cast is of every weight, so quant.skip_modules cannot be had: leave it out."
     if quant.overrides and method not in MIXING:
         return (
             f"{who}: method '{method}' quantizes all layers alike, so quant.overrides cannot be had: leave it out, "
