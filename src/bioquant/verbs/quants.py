@@ -15,7 +15,8 @@ WIDTH = 80
 
 HEADINGS = ("quant", "weights", "bits", "needs", "runs on", "saved", "vllm", "here")
 
-LEGEND = """*: of a published checkpoint, which model.calibrated names for the recipe
+LEGEND = """own: the model's dtype
+*: of a published checkpoint, which model.calibrated names for the recipe
 bits: of a weight with its quantization state, in a layer of 4096 x 4096; 16
   where transformers unpacks a checkpoint: its quality, not its memory and speed
 saved: registry.save_weights=true stores the quantized weights; bioquant serve
@@ -109,7 +110,8 @@ def show(found: Sequence[Standing]) -> None:
     tables.show(HEADINGS, [line(one) for one in found], as_json=False)
     print(LEGEND)
     print(f"left alone: embeddings, norms, {', '.join(sorted({name for one in found for name in one.keeps}))}")
-    for reason in (one.missing for one in found if one.missing is not None):
+    reasons = {one.library or one.quant: one.missing for one in reversed(found) if one.missing is not None}
+    for reason in reversed(reasons.values()):
         print(textwrap.fill(reason, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
@@ -120,17 +122,17 @@ def line(one: Standing) -> list[str]:
         one.quant,
         weights(one),
         "-" if one.bits_per_weight is None else f"{one.bits_per_weight:.2f}",
-        one.library or "-",
-        ", ".join(devices),
+        (one.library or "-").replace("d-t", "d-\nt"),
+        " ".join(devices),
         "no" if one.unsavable else "yes",
         "yes" if one.vllm else "no",
-        ", ".join(one.here) or "no",
+        " ".join(one.here) or "no",
     ]
 
 
 def weights(one: Standing) -> str:
     """How they are stored, and whether in a published checkpoint."""
-    form = "as loaded" if one.weight_format == "none" else one.weight_format
+    form = "own" if one.weight_format == "none" else one.weight_format
     return f"{form}*" if one.calibrated else form
 
 
