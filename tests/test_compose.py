@@ -66,8 +66,7 @@ MISTAKES = [
     (
         ["quant=bnb_nf5"],
         "quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? "
-        "Choose from: bnb_fp4, bnb_int8, bnb_nf4, bnb_nf4_dq, none, quanto_int4, quanto_int8, "
-        "torchao_fp8, torchao_int8.",
+        f"Choose from: {', '.join(ours.names('quant'))}.",
     ),
     (
         ["experiment=quickstrat"],
