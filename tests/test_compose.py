@@ -65,8 +65,7 @@ SEE = "See all keys with: bioquant run --cfg job"
 MISTAKES = [
     (
         ["quant=bnb_nf5"],
-        "quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? "
-        f"Choose from: {', '.join(ours.names('quant'))}.",
+        f"quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? Choose from: {', '.join(ours.names('quant'))}.",
     ),
     (
         ["experiment=quickstrat"],
