@@ -17,10 +17,11 @@ import quantized_checkpoints
 from bioquant import checkpoints, loading, models, published, quantization, recipe_checks
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import BioquantError, ModelError, QuantError
+from bioquant.verbs.models import line
 from conftest import Command
 from recipes import PUBLISHED, QUANTS
 from test_compose import composed
-from test_models import NONE, TINY, logits
+from test_models import MODELS, NONE, TINY, logits
 
 FORMAT_OF = {"gptq": "gptq", "awq": "awq", "fp8": "fp8", "ct_int4": "int4", "ct_fp8": "fp8_rows"}
 FAST = "measure.latency_examples=0"
@@ -351,3 +352,11 @@ def test_every_published_recipe_says_how_its_checkpoint_is_called(name: str) -> 
     quant = QUANTS[name]
     assert quant.method is QuantMethod.gguf or quant.method in published.STORED_AS
     assert quant.weight_format is not WeightFormat.none
+
+
+def test_the_list_of_models_says_what_is_published_and_what_was_dequantized() -> None:
+    assert line(MODELS["smollm2_135m"])[2] == "wheel, dequantized"
+    assert line(replace(TINY, source=ModelSource.gguf, id="a.gguf"))[2] == "gguf, dequantized"
+    assert line(TINY)[2] == "random"
+    assert line(MODELS["qwen3_8b"])[-1] == "awq, fp8"
+    assert line(TINY)[-1] == "-"

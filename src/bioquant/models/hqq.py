@@ -27,7 +27,7 @@ class HqqRecipe(QuantizationConfigMixin):
     """A recipe as from_pretrained takes it."""
 
     def __init__(self, quant: QuantConfig) -> None:
-        self.quant_method = METHOD  # pyright: ignore[reportAttributeAccessIssue]
+        self.quant_method = METHOD  # pyright: ignore[reportAssignmentType]
         self.quant = quant
 
 
@@ -50,12 +50,12 @@ class HqqQuantizer(HfQuantizer):
         """What is done to each of them."""
         return HqqLayers(self.recipe)
 
-    def is_serializable(self) -> bool:
+    def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Whether transformers can store it: it reads no weights of hqq's back."""
         return False
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Whether it can be trained further."""
         return False
 
@@ -87,7 +87,8 @@ class HqqLayers(ConversionOps):
 
 def loader_config(quant: QuantConfig) -> HqqRecipe:
     """The `quantization_config` of from_pretrained."""
-    AUTO_QUANTIZER_MAPPING[METHOD] = HqqQuantizer
+    quantizers: Any = AUTO_QUANTIZER_MAPPING
+    quantizers[METHOD] = HqqQuantizer
     return HqqRecipe(quant)
 
 
