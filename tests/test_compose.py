@@ -65,14 +65,7 @@ SEE = "See all keys with: bioquant run --cfg job"
 MISTAKES = [
     (
         ["quant=bnb_nf5"],
-<<<<<<< HEAD
-        "quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? "
-        "Choose from: awq, bf16, bnb_fp4, bnb_int8, bnb_nf4, bnb_nf4_dq, ct_fp8, ct_int4, fp16, fp8, gguf, gptq, "
-        "gptq_int4, hqq_int2, hqq_int3, hqq_int4, hqq_int8, none, quanto_int4, quanto_int8, torchao_fp8, "
-        "torchao_fp8_dynamic, torchao_int4, torchao_int8.",
-=======
         f"quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? Choose from: {', '.join(ours.names('quant'))}.",
->>>>>>> checkpoints7
     ),
     (
         ["experiment=quickstrat"],

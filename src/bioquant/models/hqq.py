@@ -27,7 +27,7 @@ class HqqRecipe(QuantizationConfigMixin):
     """A recipe as from_pretrained takes it."""
 
     def __init__(self, quant: QuantConfig) -> None:
-        self.quant_method = METHOD  # pyright: ignore[reportAssignmentType]
+        self.quant_method = METHOD  # pyright: ignore[reportAttributeAccessIssue]
         self.quant = quant
 
 
