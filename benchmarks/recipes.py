@@ -27,7 +27,7 @@ FIGURES = {
     "weights MiB": ("memory/weights_mib", ".0f"),
     "perplexity": ("check/perplexity", ".4g"),
     "KL": ("check/kl", ".3f"),
-    "load s": ("load/seconds", ".0f"),
+    "load s": ("load/seconds", ".1f"),
 }
 
 

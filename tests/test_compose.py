@@ -74,6 +74,10 @@ MISTAKES = [
     (["limt=4"], f"key 'limt' is not known; did you mean 'limit'? {SEE}"),
     (["quant.bitts=4"], f"key 'quant.bitts' is not known; did you mean 'quant.bits'? {SEE}"),
     (["+zzz=1"], f"key 'zzz' is not known. {SEE}"),
+    (
+        ["quant=hqq_int4", "quant.overrides.down_proj=int8"],
+        "key 'quant.overrides.down_proj' is not there yet: write +quant.overrides.down_proj=VALUE to add it.",
+    ),
     (["quant.bits=four"], "quant.bits='four' is not a whole number."),
     (["quant.int8_threshold=x"], "quant.int8_threshold='x' is not a number."),
     (["quant.double_quant=maybe"], "quant.double_quant='maybe' is not true or false."),
@@ -94,7 +98,9 @@ MISTAKES = [
 def test_a_mistake_on_the_command_line_is_one_line(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ours.hydra_app(overrides, lambda config: ours.to_run_config(config))
-    assert str(caught.value) == message.format(prompts=", ".join(ours.names("prompt")))
+    assert str(caught.value) == message.format(
+        prompts=", ".join(ours.names("prompt")), quants=", ".join(ours.names("quant"))
+    )
 
 
 @pytest.mark.parametrize("group", ["model", "quant", "task", "prompt"])
