@@ -76,7 +76,7 @@ MISTAKES = [
     (["+zzz=1"], f"key 'zzz' is not known. {SEE}"),
     (
         ["quant=hqq_int4", "quant.overrides.down_proj=int8"],
-        "key 'quant.overrides.down_proj' is not there yet: write +quant.overrides.down_proj=VALUE to add it.",
+        "key 'quant.overrides.down_proj' is one of your own: add it with ++quant.overrides.down_proj=VALUE.",
     ),
     (["quant.bits=four"], "quant.bits='four' is not a whole number."),
     (["quant.int8_threshold=x"], "quant.int8_threshold='x' is not a number."),
