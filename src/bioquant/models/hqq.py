@@ -36,7 +36,7 @@ class HqqQuantizer(HfQuantizer):
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: object) -> bool:
         """Whether it is the weight of a linear layer that the recipe does not skip."""
-        layer, _, tensor = param_name.rpartition(".")
+        layer, tensor = param_name.rpartition(".")[::2]
         linear = tensor == "weight" and isinstance(model.get_submodule(layer), nn.Linear)
         return linear and layer_format(self.recipe, layer) is not None
 
