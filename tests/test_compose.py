@@ -65,7 +65,7 @@ SEE = "See all keys with: bioquant run --cfg job"
 MISTAKES = [
     (
         ["quant=bnb_nf5"],
-        "quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? Choose from: {quants}.",
+        f"quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? Choose from: {', '.join(ours.names('quant'))}.",
     ),
     (
         ["experiment=quickstrat"],
@@ -76,7 +76,7 @@ MISTAKES = [
     (["+zzz=1"], f"key 'zzz' is not known. {SEE}"),
     (
         ["quant=hqq_int4", "quant.overrides.down_proj=int8"],
-        "key 'quant.overrides.down_proj' is not there yet: write +quant.overrides.down_proj=VALUE to add it.",
+        "key 'quant.overrides.down_proj' is one of your own: add it with ++quant.overrides.down_proj=VALUE.",
     ),
     (["quant.bits=four"], "quant.bits='four' is not a whole number."),
     (["quant.int8_threshold=x"], "quant.int8_threshold='x' is not a number."),
@@ -209,3 +209,15 @@ def test_a_mistake_in_a_planned_sweep_is_one_line(overrides: list[str], message:
     with pytest.raises(ConfigError) as caught:
         ours.compose_all(overrides)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("override", ["model.calibrated.gptq=org/name", "model.calibrated={gptq: org/name}"])
+def test_a_key_of_ones_own_is_added(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ours.compose_one([override])
+    assert (
+        str(caught.value)
+        == "key 'model.calibrated.gptq' is one of your own: add it with ++model.calibrated.gptq=VALUE."
+    )
+    added = ours.compose_one(["++model.calibrated.gptq=org/name@0123abc", "model=qwen2_5_7b"]).model.calibrated
+    assert added["gptq"] == "org/name@0123abc"

@@ -78,7 +78,7 @@ def test_each_architecture_loads_under_every_recipe_in_the_predicted_bytes(famil
     model = small(FAMILIES[family])
     loaded = models.load(model, QUANTS[quant], Device.cpu)
     as_loaded = quantization.as_loaded(model, QUANTS[quant])
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(as_loaded), QUANTS[quant])
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(as_loaded), QUANTS[quant], Device.cpu)
     assert 0.3 < logits(loaded).std().item() < 3  # neither flat nor one-hot
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bioquant import memory, models, quantization
+from bioquant import memory, models, quantization, recipe_checks
 from bioquant.config import Device, Dtype, ModelConfig, ModelSource, RequiresConfig, WeightFormat
 from bioquant.errors import BrokenQuantError, QuantError, QuantNotAppliedError
 from bioquant.models import check, saved
@@ -88,7 +88,10 @@ def test_every_extra_loads_proves_itself_and_generates(name: str, capfd: pytest.
 @pytest.mark.parametrize("skipped", [["lm_head"], ["lm_head", "down_proj"], ["lm_head", "model.layers.1"], []])
 def test_the_prediction_is_what_stands_in_memory(name: str, dtype: Dtype, skipped: list[str]):
     model, quant = replace(TINY, dtype=dtype), replace(QUANTS[name], skip_modules=skipped)
-    assert memory.weights(memory.anatomy(model), quant) == models.load(model, quant, Device.cpu).report.bytes_after
+    assert (
+        memory.weights(memory.anatomy(model), quant, Device.cpu)
+        == models.load(model, quant, Device.cpu).report.bytes_after
+    )
 
 
 def kept(folder: Path) -> ModelConfig:
@@ -126,7 +129,7 @@ def test_a_run_of_each_says_nothing_but_its_table(bioquant: Command) -> None:
 def test_each_architecture_loads_under_every_recipe_in_the_predicted_bytes(name: str, family: str):
     model = small(FAMILIES[family])
     loaded = models.load(model, QUANTS[name], Device.cpu)
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(model), QUANTS[name])
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(model), QUANTS[name], Device.cpu)
     assert 0.3 < logits(loaded).std().item() < 3
 
 
@@ -137,7 +140,7 @@ def test_hqqs_groups_are_of_the_size_that_is_asked_for(group_size: int):
     loaded = models.load(TINY, quant, Device.cpu)
     network: Any = loaded.model
     assert network.model.layers[0].mlp.down_proj.meta["scale"].shape == (256 * 128 // group_size, 1)
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant)
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant, Device.cpu)
 
 
 @installed
@@ -169,7 +172,7 @@ def test_a_mixed_recipe_is_what_it_says_layer_by_layer(
     quant = replace(QUANTS[name], overrides=overrides)
     loaded = models.load(TINY, quant, Device.cpu)
     assert loaded.report.replaced == replaced
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant)
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant, Device.cpu)
     answer(loaded, "Does aspirin help?", 4)
     typo = replace(quant, overrides={"down_prj": WeightFormat.int8})
     assert "did you mean 'down_proj'?" in message(QuantError, TINY, typo)
@@ -240,7 +243,7 @@ def test_dynamic_float8_has_the_predicted_bytes(monkeypatch: pytest.MonkeyPatch)
     model = replace(TINY, dtype=Dtype.bfloat16)
     report = models.load(model, quant, Device.cpu).report
     assert report.replaced == {"Float8Tensor": 14}
-    assert report.bytes_after == memory.weights(memory.anatomy(model), quant)
+    assert report.bytes_after == memory.weights(memory.anatomy(model), quant, Device.cpu)
 
 
 @installed
@@ -249,7 +252,7 @@ def test_dynamic_float8_has_the_predicted_bytes(monkeypatch: pytest.MonkeyPatch)
 def test_smollm2_still_knows_the_capital_of_france(name: str):
     loaded = models.load(SMOLLM2, QUANTS[name], Device.cpu)
     assert loaded.report.replaced == {MADE[name][0]: 210}
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(SMOLLM2), QUANTS[name])
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(SMOLLM2), QUANTS[name], Device.cpu)
     assert answer(loaded, "What is the capital of France?", 12) == "The capital of France is Paris."
 
 
@@ -271,7 +274,7 @@ def test_two_bits_have_lost_their_language_and_are_called_so(caplog: pytest.LogC
 def test_a_format_that_the_library_has_not_is_refused():
     model = ModelConfig(name="m", dtype=Dtype.bfloat16)
     with pytest.raises(QuantError) as error:
-        quantization.check(replace(QUANTS["torchao_int8"], weight_format=WeightFormat.nf4), model, Device.cpu, None)
+        recipe_checks.check(replace(QUANTS["torchao_int8"], weight_format=WeightFormat.nf4), model, Device.cpu, None)
     assert str(error.value) == (
         "quant 'torchao_int8': with method 'torchao' the weight_format 'nf4' is not known. Choose from: "
         "fp8, int4, int8."

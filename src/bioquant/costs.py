@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from bioquant import answering, checkpoints, places, tracking
-from bioquant.config import Device, ModelConfig, ModelSource, RunConfig, TrackingConfig
+from bioquant import answering, checkpoints, memory, places, quantization, tracking
+from bioquant.config import Device, ModelConfig, QuantConfig, RunConfig, TrackingConfig
 from bioquant.lengths import Lengths
 from bioquant.memory import Anatomy
 
@@ -62,7 +62,9 @@ class Logged:
 
 
 History = Mapping[tuple[str, ...], Logged]
-"""Finished runs by (model, quant, task, prompt), and by (model, quant, task) whatever the prompt."""
+"""Finished runs by AXES, and by all of them but the prompt, whatever that was."""
+
+AXES = ("engine.name", "model", "quant", "task", "prompt")
 
 
 def history(config: TrackingConfig, device: Device) -> History:
@@ -83,15 +85,15 @@ def history(config: TrackingConfig, device: Device) -> History:
         speed, params = each.data.metrics.get("throughput/examples_per_s"), each.data.params
         if speed and each.data.tags.get("device", "").startswith(device):
             logged = Logged(speed, each.data.metrics.get("load/seconds", 0.0))
-            for axes in (("model", "quant", "task", "prompt"), ("model", "quant", "task")):
+            for axes in (AXES, AXES[:-1]):
                 found.setdefault(tuple(params[axis] for axis in axes), logged)
     return found
 
 
 def logged(config: RunConfig, runs: History) -> Logged | None:
     """The run that is nearest to a cell: with its prompt, else with another prompt."""
-    names = config.model.name, config.quant.name, config.task.name, config.prompt.name
-    return runs.get(names) or runs.get(names[:3])
+    names = config.engine.name, config.model.name, config.quant.name, config.task.name, config.prompt.name
+    return runs.get(names) or runs.get(names[:-1])
 
 
 def cell_seconds(config: RunConfig, lengths: Lengths, shape: Anatomy, rows: int, device: Device) -> float:
@@ -120,10 +122,20 @@ def load_seconds(shape: Anatomy, device: Device) -> float:
     return shape.unquantized / SPEEDS[device].read
 
 
-def download_bytes(model: ModelConfig, shape: Anatomy) -> int:
-    """Of a checkpoint that is not on this machine yet, as large as its unquantized weights."""
-    fetched = model.source in (ModelSource.hub, ModelSource.wheel) and not checkpoints.is_cached(model)
-    return shape.unquantized if fetched else 0
+def download_bytes(source: ModelConfig, shape: Anatomy, quant: QuantConfig) -> int:
+    """Of a checkpoint that is not on this machine yet: as large as its weights, those of a published one by its bits.
+
+    source: the model with the checkpoint that the recipe loads (`published.source`).
+    """
+    if not checkpoints.is_fetched(source) or checkpoints.is_cached(source):
+        return 0
+    if not quantization.is_published(quant) or not quant.bits:
+        return shape.unquantized
+    saved = (
+        count * layer.size * (8 * shape.itemsize - quant.bits) // 8
+        for (layer, _), count in memory.quantized_layers(shape, quant).items()
+    )
+    return shape.unquantized - sum(saved)
 
 
 def result_bytes(lengths: Lengths) -> int:

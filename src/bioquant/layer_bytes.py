@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import assert_never
 
-from bioquant.config import QuantConfig, QuantMethod, WeightFormat
+from bioquant import quantization
+from bioquant.config import Device, QuantConfig, QuantMethod, WeightFormat
 
 FLOAT32 = 4
 BFLOAT16 = 2
@@ -54,10 +55,20 @@ def bits_per_weight(quant: QuantConfig) -> float:
     return quantized_bytes(TYPICAL, quant, quant.weight_format, itemsize=2) * 8 / TYPICAL.size
 
 
-def quantized_bytes(layer: LinearLayer, quant: QuantConfig, weight_format: WeightFormat, itemsize: int) -> int:
-    """A quantized weight with its quantization state, by method and the layer's weight format."""
+def quantized_bytes(
+    layer: LinearLayer,
+    quant: QuantConfig,
+    weight_format: WeightFormat,
+    itemsize: int,
+    device: Device = Device.cuda,
+) -> int:
+    """A quantized weight with its quantization state, by method and the layer's weight format; the whole weight where
+    the device unpacks it.
+    """
     match quant.method:
-        case QuantMethod.none | QuantMethod.cast:
+        case _ if quantization.dequantizes(quant, device):
+            return layer.size * itemsize
+        case QuantMethod.none | QuantMethod.cast | QuantMethod.fp8 | QuantMethod.gguf:
             return layer.size * itemsize
         case QuantMethod.bnb_int8:
             return bnb_int8_bytes(layer)
@@ -73,6 +84,11 @@ def quantized_bytes(layer: LinearLayer, quant: QuantConfig, weight_format: Weigh
             return torchao_bytes(layer, weight_format)
         case QuantMethod.torchao_dynamic:
             return torchao_dynamic_bytes(layer, itemsize)
+        case QuantMethod.gptq | QuantMethod.awq:
+            assert quant.group_size is not None  # see `recipe_checks.check_recipe`
+            return grouped_bytes(layer, quant.method, quant.group_size, device)
+        case QuantMethod.compressed_tensors:
+            return layer.size + layer.out_features * FLOAT32
         case _:
             assert_never(quant.method)
 
@@ -110,6 +126,19 @@ def torchao_bytes(layer: LinearLayer, weight_format: WeightFormat) -> int:
     """1 a weight and a float32 scale a row; for int8 also a zero point of 1 byte a row, which is 0."""
     zero_points = layer.out_features if weight_format is WeightFormat.int8 else 0
     return layer.size + layer.out_features * FLOAT32 + zero_points
+
+
+def grouped_bytes(layer: LinearLayer, method: QuantMethod, group_size: int, device: Device) -> int:
+    """1/2 a weight, and a group its scale and zero; GPTQ has an index of its group a column.
+
+    In the file, and so we take it on a GPU: a float16 scale and a zero of 4 bits a group, an int32 a column. On a CPU
+    gptqmodel's int4 kernel keeps scale and zero as bfloat16 twice, and for GPTQ two int32 a column and a table of 8.
+    """
+    groups = layer.out_features * ceil(layer.in_features / group_size)
+    columns = layer.in_features * FLOAT32 if method is QuantMethod.gptq else 0
+    if device is not Device.cpu:
+        return layer.size // 2 + groups * 5 // 2 + columns
+    return layer.size // 2 + groups * 2 * 2 * 2 + 2 * columns + (8 * FLOAT32 if columns else 0)
 
 
 def quanto_groups(layer: LinearLayer) -> int:

@@ -94,7 +94,7 @@ def predict(model: ModelConfig, quant: QuantConfig, batch: BatchShape, device: D
 
 def predict_shape(shape: Anatomy, quant: QuantConfig, batch: BatchShape, device: Device) -> MemoryPrediction:
     """`predict` for an architecture that is known already, in the dtype in which it is loaded. Pure."""
-    held, kept = weights(shape, quant), kv(shape, batch)
+    held, kept = weights(shape, quant, device), kv(shape, batch)
     work = max(reading(shape, quant, batch), stepping(shape, quant, batch))
     on_cpu = device is Device.cpu
     allocated = held + kept + work + (base(device) if on_cpu else CUBLAS)
@@ -116,10 +116,13 @@ def base(device: Device) -> int:
 # The weights, which are exact
 
 
-def weights(shape: Anatomy, quant: QuantConfig) -> int:
-    """All that stands in the model once it is loaded: what the recipe leaves alone, and what it makes of the rest."""
+def weights(shape: Anatomy, quant: QuantConfig, device: Device) -> int:
+    """All that stands in the model once it is loaded: what the recipe leaves alone, and what it makes of the rest.
+
+    device: some libraries keep other things on a CPU than on CUDA, and some unpack the weights there.
+    """
     saved = (
-        count * (layer.size * shape.itemsize - quantized_bytes(layer, quant, weight_format, shape.itemsize))
+        count * (layer.size * shape.itemsize - quantized_bytes(layer, quant, weight_format, shape.itemsize, device))
         for (layer, weight_format), count in quantized_layers(shape, quant).items()
     )
     return shape.unquantized - sum(saved)

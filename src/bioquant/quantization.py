@@ -1,13 +1,12 @@
 """A quantization recipe → what the transformers loader needs, and what cannot run here. No torch, no loading."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, assert_never
 
 from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod, WeightFormat
-from bioquant.errors import QuantError, unknown
 
 FORMATS = {
     QuantMethod.none: (WeightFormat.none,),
@@ -18,6 +17,11 @@ FORMATS = {
     QuantMethod.hqq: (WeightFormat.int8, WeightFormat.int4, WeightFormat.int3, WeightFormat.int2),
     QuantMethod.torchao: (WeightFormat.int8, WeightFormat.fp8, WeightFormat.int4),
     QuantMethod.torchao_dynamic: (WeightFormat.fp8,),
+    QuantMethod.gptq: (WeightFormat.int4,),
+    QuantMethod.awq: (WeightFormat.int4,),
+    QuantMethod.fp8: (WeightFormat.fp8,),
+    QuantMethod.compressed_tensors: (WeightFormat.int4, WeightFormat.int8, WeightFormat.fp8),
+    QuantMethod.gguf: (WeightFormat.gguf,),
 }
 """The weight formats each method has."""
 
@@ -42,10 +46,23 @@ LIBRARIES = {
     QuantMethod.hqq: "hqq",
     QuantMethod.torchao: "torchao",
     QuantMethod.torchao_dynamic: "torchao",
+    QuantMethod.gptq: "gptqmodel",
+    QuantMethod.awq: "gptqmodel",
+    QuantMethod.fp8: None,
+    QuantMethod.compressed_tensors: "compressed-tensors",
+    QuantMethod.gguf: "gguf",
 }
-"""The distribution each method needs."""
+"""The distribution each method needs, beside transformers."""
 
-MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto", "hqq": "hqq", "torchao": "torchao"}
+MODULES = {
+    "bitsandbytes": "bitsandbytes",
+    "optimum-quanto": "optimum.quanto",
+    "hqq": "hqq",
+    "torchao": "torchao",
+    "gptqmodel": "gptqmodel",
+    "compressed-tensors": "compressed_tensors",
+    "gguf": "gguf",
+}
 """What each of these distributions is imported as."""
 
 INSTALLS = {
@@ -53,116 +70,61 @@ INSTALLS = {
     "optimum-quanto": "optimum-quanto",
     "hqq": "'bioquant[hqq]'",
     "torchao": "'bioquant[torchao]'",
+    "gptqmodel": "'bioquant[gptq]'",
+    "compressed-tensors": "'bioquant[compressed-tensors]'",
+    "gguf": "gguf",
 }
 """What pip is asked for: transformers imports hqq and torchao wherever they are, which takes every process seconds."""
 
+ONLY_PUBLISHED = frozenset({QuantMethod.awq, QuantMethod.fp8, QuantMethod.compressed_tensors, QuantMethod.gguf})
+"""Methods that nothing here quantizes by."""
 
-def check(quant: QuantConfig, model: ModelConfig, device: Device, capability: float | None) -> None:
-    """Whether the recipe makes sense and can run on this device (see `unmet`). Raises QuantError."""
-    check_recipe(quant)
-    reason = unmet(quant, model, device, capability)
-    if reason is not None:
-        raise QuantError(f"{reason}: choose another recipe{_or_device(quant, device)}.")
+GROUPED = frozenset({QuantMethod.gptq, QuantMethod.awq})
+"""Methods that need `quant.group_size`."""
+
+GROUP_SIZES = (16, 32, 64, 128)
+"""Those that gptqmodel's kernels have on a CPU and on CUDA alike."""
 
 
-def unmet(quant: QuantConfig, model: ModelConfig, device: Device, capability: float | None) -> str | None:
-    """What of `quant.requires` this model or device has not, in words; None where nothing is missing.
+def is_published(quant: QuantConfig) -> bool:
+    """Whether the recipe loads a checkpoint that is quantized already, which `model.calibrated` names."""
+    return quant.requires.calibrated
 
-    device: cpu or cuda. capability: the CUDA device's; None where it is not known, and then nothing is said of it.
+
+def calibrates(quant: QuantConfig) -> bool:
+    """Whether the recipe is calibrated here, in minutes, and its weights are kept."""
+    return quant.method is QuantMethod.gptq and not is_published(quant)
+
+
+def dequantizes(quant: QuantConfig, device: Device) -> bool:
+    """Whether transformers unpacks the quantized weights on this device: its answers, but not its memory and speed.
+
+    GGUF files, which it reads into its own layers. Fine-grained fp8, whose kernels would be fetched from the hub, ready
+    compiled. compressed-tensors, which unpacks a layer when it is first used, but for fp8 on CUDA.
     """
-    return unmet_by_device(quant, device, capability) or _unmet_by_model(quant, model)
+    match quant.method:
+        case QuantMethod.gguf | QuantMethod.fp8:
+            return True
+        case QuantMethod.compressed_tensors:
+            return device is Device.cpu or quant.weight_format is not WeightFormat.fp8
+        case _:
+            return False
 
 
-def unmet_by_device(quant: QuantConfig, device: Device, capability: float | None) -> str | None:
-    """What of `quant.requires` this device has not, whatever the model."""
-    needs, who = quant.requires, f"quant '{quant.name}'"
-    if device not in needs.devices:
-        return f"{who} does not run on {device} (quant.requires.devices: {', '.join(needs.devices)})"
-    if needs.compute_capability and capability is not None and capability < needs.compute_capability:
-        wanted = f"quant.requires.compute_capability={needs.compute_capability}"
-        return f"{who} needs a newer GPU ({wanted}, this one has {capability})"
-    return None
-
-
-def _unmet_by_model(quant: QuantConfig, model: ModelConfig) -> str | None:
-    needs, size, who = quant.requires, model.num_parameters, f"quant '{quant.name}'"
-    if needs.calibrated and quant.method not in model.calibrated:
-        return f"{who} needs a checkpoint calibrated for {quant.method} (model.calibrated of '{model.name}')"
-    if needs.dtype is not None and model.dtype is not needs.dtype:
-        return f"{who} needs model.dtype={needs.dtype}, not {model.dtype}"
-    if quant.method is QuantMethod.cast and model.dtype is CASTS[quant.weight_format]:
-        return f"{who} changes nothing in model '{model.name}', whose dtype is {model.dtype}"
-    if size is not None and needs.min_parameters is not None and size < needs.min_parameters:
-        return f"{who} is for models of at least {needs.min_parameters:,} parameters ('{model.name}': {size:,})"
-    if size is not None and needs.max_parameters is not None and size > needs.max_parameters:
-        return f"{who} is for models of at most {needs.max_parameters:,} parameters ('{model.name}': {size:,})"
-    return None
-
-
-def _or_device(quant: QuantConfig, device: Device) -> str:
-    return " or another engine.device" if device not in quant.requires.devices else ""
-
-
-def check_recipe(quant: QuantConfig) -> None:
-    """Whether the recipe makes sense, wherever it runs, and its library is installed. Raises QuantError."""
-    for key, weight_format in (("weight_format", quant.weight_format), *_override_keys(quant)):
-        if weight_format not in FORMATS[quant.method]:
-            what = f"quant '{quant.name}': with method '{quant.method}' the {key}"
-            raise QuantError(unknown(what, weight_format, FORMATS[quant.method]))
-    reason = _senseless(quant) or lacking_library(quant)
-    if reason is not None:
-        raise QuantError(reason)
-
-
-def _override_keys(quant: QuantConfig) -> Iterator[tuple[str, WeightFormat]]:
-    return ((f"overrides.{name}", weight_format) for name, weight_format in quant.overrides.items())
-
-
-def _senseless(quant: QuantConfig) -> str | None:
-    """A setting that its method would ignore or refuse, in words."""
-    who, method = f"quant '{quant.name}'", quant.method
-    if quant.compute_dtype is not None and method is not QuantMethod.bnb_4bit:
-        return (
-            f"{who}: compute_dtype={quant.compute_dtype} has no effect with method '{method}', "
-            "which computes in the model's dtype: set model.dtype instead."
-        )
-    if method is QuantMethod.cast and quant.skip_modules:
-        return f"{who}: a cast is of every weight, so quant.skip_modules cannot be had: leave it out."
-    if quant.overrides and method not in MIXING:
-        return (
-            f"{who}: method '{method}' quantizes all layers alike, so quant.overrides cannot be had: leave it out, "
-            f"or choose a recipe of method {' or '.join(MIXING)}."
-        )
-    return _wrong_size(quant, who)
-
-
-def _wrong_size(quant: QuantConfig, who: str) -> str | None:
-    """A group or block size that there is not, or not of this size."""
-    size, block = quant.group_size, quant.block_size
-    if block is not None and quant.method is not QuantMethod.bnb_4bit:
-        other = "set quant.group_size instead" if grouped(quant) else "leave it out"
-        return f"{who}: block_size={block} has no effect with method '{quant.method}': {other}."
-    if block is not None and block not in BNB_BLOCKS:
-        return f"{who}: block_size={block} is not one that bitsandbytes has: choose from {_listed(BNB_BLOCKS)}."
-    if not grouped(quant):
-        other = "set quant.block_size instead" if quant.method is QuantMethod.bnb_4bit else "leave it out"
-        return (
-            None if size is None else f"{who}: group_size={size} has no effect with method '{quant.method}': {other}."
-        )
-    if quant.method is QuantMethod.torchao and size not in TORCHAO_GROUPS:
-        return f"{who}: group_size={size} is not one that torchao's int4 has: choose from {_listed(TORCHAO_GROUPS)}."
-    if size is None or size < 8 or size % 8:
-        return f"{who}: group_size={size} is not one that hqq has: give a multiple of 8."
-    return None
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes))
+def loading_options(quant: QuantConfig) -> dict[str, bool]:
+    """What is added to a published checkpoint's own quantization_config, so that it is loaded as `dequantizes` says."""
+    match quant.method:
+        case QuantMethod.fp8:
+            return {"dequantize": True}
+        case QuantMethod.compressed_tensors:
+            return {"use_optimized_inference": True}
+        case _:
+            return {}
 
 
 def grouped(quant: QuantConfig) -> bool:
-    """Whether groups of `quant.group_size` weights share a scale: in hqq, and in torchao's int4."""
-    return quant.method is QuantMethod.hqq or (
+    """Whether groups of `quant.group_size` weights share a scale: in hqq, GPTQ and AWQ, and in torchao's int4."""
+    return quant.method in (QuantMethod.hqq, *GROUPED) or (
         quant.method is QuantMethod.torchao and WeightFormat.int4 in formats(quant)
     )
 
@@ -174,24 +136,16 @@ def formats(quant: QuantConfig) -> set[WeightFormat]:
 
 def layer_format(quant: QuantConfig, name: str) -> WeightFormat | None:
     """What the linear layer of this name is quantized to; None where `quant.skip_modules` leaves it alone."""
-    if _names(quant.skip_modules, name):
+    if names(quant.skip_modules, name):
         return None
-    return next((found for part, found in quant.overrides.items() if _names([part], name)), quant.weight_format)
+    return next((found for part, found in quant.overrides.items() if names([part], name)), quant.weight_format)
 
 
-def _names(parts: list[str], name: str) -> bool:
+def names(parts: list[str], name: str) -> bool:
     """Whether one of these names the layer, by the rule that transformers applies to the modules it is to skip."""
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     return not should_convert_module(name, parts)
-
-
-def check_overrides(quant: QuantConfig, layers: Collection[str]) -> None:
-    """Whether each of `quant.overrides` names one of a model's linear layers. Raises QuantError."""
-    for part in quant.overrides:
-        if not any(_names([part], name) for name in layers):
-            last = sorted({name.rpartition(".")[2] for name in layers})
-            raise QuantError(unknown(f"quant '{quant.name}': in quant.overrides the module", part, last))
 
 
 def as_loaded(model: ModelConfig, quant: QuantConfig) -> ModelConfig:
@@ -237,6 +191,8 @@ def loader_config(quant: QuantConfig, model: ModelConfig, layers: Iterable[str] 
             return QuantoConfig(weights=str(quant.weight_format), modules_to_not_convert=quant.skip_modules)
         case QuantMethod.torchao | QuantMethod.torchao_dynamic:
             return _torchao_config(quant, layers)
+        case QuantMethod.gptq | QuantMethod.awq | QuantMethod.fp8 | QuantMethod.compressed_tensors | QuantMethod.gguf:
+            raise AssertionError(f"{quant.name}: its weights are quantized before they are loaded")
         case _:
             assert_never(quant.method)
 
@@ -273,17 +229,30 @@ def _torchao_type(quant: QuantConfig, weight_format: WeightFormat) -> object:
 
 
 def steps_can_be_graphs(quant: QuantConfig) -> bool:
-    """Whether a decoding step can be captured as a CUDA graph: LLM.int8() looks for outliers on the host in each."""
-    return quant.method is not QuantMethod.bnb_int8
+    """Whether a decoding step can be captured as a CUDA graph: LLM.int8() looks for outliers on the host in each.
+
+    Of gptqmodel's kernels it is not known: they were not run on a GPU.
+    """
+    return quant.method not in (QuantMethod.bnb_int8, QuantMethod.gptq, QuantMethod.awq)
 
 
 def unsavable(quant: QuantConfig) -> str | None:
     """Why the recipe's quantized weights cannot be stored and loaded again; None where they can."""
     match quant.method:
-        case QuantMethod.cast | QuantMethod.bnb_int8 | QuantMethod.bnb_4bit:
+        case (
+            QuantMethod.cast
+            | QuantMethod.bnb_int8
+            | QuantMethod.bnb_4bit
+            | QuantMethod.torchao
+            | QuantMethod.torchao_dynamic
+            | QuantMethod.gptq
+            | QuantMethod.awq
+            | QuantMethod.fp8
+            | QuantMethod.compressed_tensors
+        ):
             return None
-        case QuantMethod.torchao | QuantMethod.torchao_dynamic:
-            return None
+        case QuantMethod.gguf:
+            return "transformers has unpacked the weights, which would be stored in full"
         case QuantMethod.none:
             return "it quantizes nothing"
         case QuantMethod.quanto:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from importlib.util import find_spec
 
+from bioquant import quantization
 from bioquant.config import Dtype, EngineConfig, ModelConfig, QuantConfig, QuantMethod, RunConfig, WeightFormat
 from bioquant.errors import ConfigError, QuantError, unknown
 from bioquant.layer_bytes import BLOCK
@@ -39,7 +40,7 @@ def unmet(config: RunConfig) -> str | None:
 
     Raises QuantError where a library is not installed.
     """
-    if config.engine.name != "vllm" or config.quant.method is QuantMethod.none:
+    if config.engine.name != "vllm" or config.quant.method is QuantMethod.none or is_stored(config.quant):
         return None
     reason = _not_vllms(config.model, config.quant)
     if reason is None:
@@ -50,7 +51,13 @@ def unmet(config: RunConfig) -> str | None:
 def vllm_makes(quant: QuantConfig) -> bool:
     """Whether vLLM quantizes to this format: one it has to leave as it is counts too."""
     nf4 = quant.method is QuantMethod.bnb_4bit and quant.weight_format is WeightFormat.nf4
-    return quant.method is QuantMethod.none or (nf4 and quant.double_quant)
+    return quant.method is QuantMethod.none or (nf4 and quant.double_quant) or is_stored(quant)
+
+
+def is_stored(quant: QuantConfig) -> bool:
+    """Whether vLLM finds the recipe's weights in the files it is given; GGUF files are not among those."""
+    stored = quantization.is_published(quant) or quantization.calibrates(quant)
+    return stored and quant.method is not QuantMethod.gguf
 
 
 def _not_vllms(model: ModelConfig, quant: QuantConfig) -> str | None:

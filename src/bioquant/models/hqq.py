@@ -27,7 +27,7 @@ class HqqRecipe(QuantizationConfigMixin):
     """A recipe as from_pretrained takes it."""
 
     def __init__(self, quant: QuantConfig) -> None:
-        self.quant_method: Any = METHOD
+        self.quant_method = METHOD  # pyright: ignore[reportAttributeAccessIssue]
         self.quant = quant
 
 
@@ -87,7 +87,8 @@ class HqqLayers(ConversionOps):
 
 def loader_config(quant: QuantConfig) -> HqqRecipe:
     """The `quantization_config` of from_pretrained."""
-    AUTO_QUANTIZER_MAPPING.update({METHOD: HqqQuantizer})  # pyright: ignore[reportArgumentType, reportCallIssue]
+    quantizers: Any = AUTO_QUANTIZER_MAPPING
+    quantizers[METHOD] = HqqQuantizer
     return HqqRecipe(quant)
 
 

@@ -173,8 +173,19 @@ def _quant(recipe: Recipe, *, stores_weights: bool) -> str:
     if quant.method is QuantMethod.none:
         return "none"
     computed = quantization.computed_in(recipe.model, quant)
-    where = "quantized weights stored with this version" if stores_weights else "quantized when loaded"
+    where = "quantized weights stored with this version" if stores_weights else _made(recipe)
     return f"{quant.name} ({quant.method}, {quant.weight_format}, computed in {computed}), {where}"
+
+
+def _made(recipe: Recipe) -> str:
+    """Where the quantized weights of a version come from that stores none."""
+    quant = recipe.quant
+    if quantization.is_published(quant):
+        return f"published as {recipe.model.calibrated[quant.name]}"
+    if quantization.calibrates(quant):
+        text = quant.calibration
+        return f"calibrated where it is first loaded, on {text.task or text.file} (text {(text.sha256 or '')[:12]})"
+    return "quantized when loaded"
 
 
 def _prompt(recipe: Recipe) -> str:
