@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -94,6 +95,19 @@ def compose_all(overrides: Sequence[str], config_dir: str | None = None) -> list
 
         jobs = _jobs(overrides, extra)
         return _from_parts(one, jobs) or [one(job) for job in jobs]
+
+
+class _Completion(DefaultCompletionPlugin):
+    """Hydra's completion, without a shell around it."""
+
+    def query(self, line: str) -> list[str]:
+        return self._query("config", line)
+
+
+def complete(before: Sequence[str], typed: str) -> list[str]:
+    """What Hydra knows that the override being typed can become, beside those before it."""
+    with _composing(None):
+        return _Completion(GlobalHydra.instance().config_loader()).query(" ".join([*before, typed]))
 
 
 def _jobs(overrides: Sequence[str], extra: Sequence[str]) -> list[list[str]]:

@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bioquant.config import EngineConfig, RunConfig
@@ -93,6 +94,18 @@ def _note(plan: RunPlan) -> str:
         f"**{config.quant.name}**, prompted **{config.prompt.name}**: {len(plan.examples)} of "
         f"{plan.dataset.num_test} test examples."
     )
+
+
+def sweep_name(axes: Mapping[str, Sequence[str]]) -> str:
+    """How a sweep reads in a list: `sweep · smollm2_135m · 3 quants · 4 tasks · zero_shot`."""
+    parts = (values[0] if len(values) == 1 else f"{len(values)} {axis}s" for axis, values in axes.items())
+    return " · ".join(("sweep", *parts))
+
+
+def sweep_note(axes: Mapping[str, Sequence[str]], cells: str) -> str:
+    """The description shown at the top of a sweep's page. cells: where its cells are."""
+    lines = (f"- {axis}: {', '.join(values)}" for axis, values in axes.items())
+    return "\n".join((f"A **sweep**; [its cells]({cells}).", "", *lines))
 
 
 def owner_tags() -> dict[str, str]:
