@@ -91,7 +91,7 @@ def _note(plan: RunPlan) -> str:
     config = plan.config
     return (
         f"**{config.task.name}** ({config.task.description}) answered by **{config.model.name}** at "
-        f"**{config.quant.name}**, prompted **{config.prompt.name}**: {len(plan.examples)} of "
+        f"**{config.quant.name}**, prompted **{config.prompt.name}**: {plan.num_examples} of "
         f"{plan.dataset.num_test} test examples."
     )
 
@@ -118,7 +118,7 @@ def dataset_input(plan: RunPlan) -> Input:
     """The dataset as a logged input. MLflow allows 36 characters of digest; the whole is the tag `dataset_sha256`."""
     profile = {
         "num_test": plan.dataset.num_test,
-        "num_evaluated": len(plan.examples),
+        "num_evaluated": plan.num_examples,
         "num_pool": len(plan.dataset.pool),
     }
     return Input(

@@ -77,6 +77,12 @@ BARS = ("quality", "memory/peak_allocated_mib", "latency/example_ms_p50", "throu
 
 AGAINST_QUALITY = ("memory/weights_mib", "latency/example_ms_p50")
 
+ALWAYS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
+"""The columns that the UI always shows: a run's name, its creation, its duration."""
+
+NAME_WIDTH_PX, WIDTH_PX = 360, 110
+"""Of a run's name, and of any other column."""
+
 FOLDED = ("memory", "latency", "throughput", "load", "batch", "trivial", "Model metrics", "System metrics")
 """The sections of charts, one a metric, that the UI makes by itself; they open with a click."""
 
@@ -100,27 +106,28 @@ def cells_of(experiment_id: str, sweep_id: str) -> str:
 
 
 def _description(experiment_id: str) -> str:
+    """The links come first: the UI shows one line of it until somebody unfolds the rest."""
     at = {view.key: path(experiment_id, view) for view in VIEWS}
     return (
-        "A run is one **cell**: a model at a precision, on a task, with a prompting method. Runs of the same sweep hang "
-        "under it; what was concluded from them is a run too.\n\n"
-        f"- [The cells, task by task]({at[CELLS.key]}), and [as charts]({path(experiment_id, charts=True)})\n"
-        f"- [Sweeps with their cells]({at[SWEEPS.key]})\n"
-        f"- [Recommendations and studies]({at[CONCLUSIONS.key]})\n\n"
-        "Paired comparisons are made by `bioquant compare`, a choice under a policy by `bioquant recommend`."
+        f"**Open:** [cells, task by task]({at[CELLS.key]}) · [the same as charts]({path(experiment_id, charts=True)}) · "
+        f"[sweeps with their cells]({at[SWEEPS.key]}) · [recommendations and studies]({at[CONCLUSIONS.key]})\n\n"
+        "A run is one **cell**: a model at a precision, on a task, with a prompting method. The cells of a sweep hang "
+        "under it, and what was concluded from them is a run too. Paired comparisons are made by `bioquant compare`, a "
+        "choice under a policy by `bioquant recommend`."
     )
 
 
 def _shared(view: View) -> str:
     """The tag's value."""
-    columns = [
-        *(f"{kind}.`{name}`" for kind, names in _columns(view).items() for name in names),
-    ]
+    chosen = {"params": view.params, "metrics": view.metrics, "tags": view.tags}
+    columns = [f"{kind}.`{name}`" for kind, names in chosen.items() for name in names]
     state = {
         "searchFilter": view.search,
         "orderByKey": view.order_by,
         "orderByAsc": view.ascending,
         "selectedColumns": columns,
+        "columnOrder": [*ALWAYS, *columns],
+        "columnWidths": {ALWAYS[0]: NAME_WIDTH_PX} | dict.fromkeys(columns, WIDTH_PX),
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,
         "compareRunSections": _sections(),
@@ -128,10 +135,6 @@ def _shared(view: View) -> str:
     }
     made = {"name": view.name, "createdAt": FIRST_MADE_MS, "updatedAt": FIRST_MADE_MS, "state": _json(state)}
     return _json(made)
-
-
-def _columns(view: View) -> Mapping[str, Sequence[str]]:
-    return {"params": view.params, "metrics": view.metrics, "tags": view.tags}
 
 
 def _sections() -> list[dict[str, object]]:

@@ -8,6 +8,8 @@ from bioquant.config import ModelConfig
 
 HEADINGS = ("model", "domain", "source", "parameters", "dtype", "licence", "gated", "cached")
 
+ONLY_JSON = ("source", "dtype")
+
 
 def main(arguments: Sequence[str]) -> None:
     """List the models."""
@@ -15,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     models: dict[str, ModelConfig] = compose.options("model", ModelConfig)
-    tables.show(HEADINGS, [line(model) for model in models.values()], as_json=options.json)
+    tables.show(HEADINGS, [line(model) for model in models.values()], as_json=options.json, only_json=ONLY_JSON)
 
 
 def line(model: ModelConfig) -> list[str]:
