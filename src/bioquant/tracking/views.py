@@ -80,7 +80,7 @@ AGAINST_QUALITY = ("memory/weights_mib", "latency/example_ms_p50")
 ALWAYS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 """The columns that the UI always shows: a run's name, its creation, its duration."""
 
-NAME_WIDTH_PX, WIDTH_PX = 360, 110
+NAME_WIDTH_PX, WIDTH_PX = 320, 100
 """Of a run's name, and of any other column."""
 
 FOLDED = ("memory", "latency", "throughput", "load", "batch", "trivial", "Model metrics", "System metrics")
