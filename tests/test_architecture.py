@@ -148,5 +148,7 @@ def test_what_is_imported_is_declared(path: Path) -> None:
     top = {imported.split(".")[0] for imported in imports(path)} - sys.stdlib_module_names
     owners = packages_distributions()
     foreign = top - {"bioquant", "hydra_plugins", "__future__"}
-    undeclared = {library for library in foreign if library in owners and not set(map(plain, owners[library])) & declared()}
+    undeclared = {
+        library for library in foreign if library in owners and not set(map(plain, owners[library])) & declared()
+    }
     assert not undeclared

@@ -25,7 +25,9 @@ PATIENCE_MS = 60_000
 
 
 def test_tags_fit_the_database() -> None:
-    assert {tag: len(value) for tag, value in views.tags("123456789012345678").items() if len(value) > LONGEST_TAG} == {}
+    assert {
+        tag: len(value) for tag, value in views.tags("123456789012345678").items() if len(value) > LONGEST_TAG
+    } == {}
 
 
 @pytest.mark.parametrize("view", views.VIEWS, ids=lambda view: view.key)
@@ -133,12 +135,15 @@ def test_the_experiment_opens_with_columns_and_sort(ui: Ui, page: Page) -> None:
     go(page, ui.url)
     expect(page.locator("[role=columnheader][col-id='params.`task`']")).to_be_visible()
     shown = page.eval_on_selector_all(
-        "[role=columnheader][col-id]", "all => all.map(one => one.getAttribute('col-id')).filter(id => id.includes('`'))"
+        "[role=columnheader][col-id]",
+        "all => all.map(one => one.getAttribute('col-id')).filter(id => id.includes('`'))",
     )
     chosen = [f"params.`{name}`" for name in views.CELLS.params] + [f"metrics.`{name}`" for name in views.CELLS.metrics]
     assert shown == ["attributes.`Run Name`", *chosen]
     names = page.locator("[col-id='attributes.`Run Name`'] a")
-    expect(names).to_have_text(["tiny_random · none · demo_ner · zero_shot", "tiny_random · none · demo_qa · zero_shot"])
+    expect(names).to_have_text(
+        ["tiny_random · none · demo_ner · zero_shot", "tiny_random · none · demo_qa · zero_shot"]
+    )
     expect(page.get_by_text(views.CELLS.name)).to_be_visible()
 
 

@@ -56,7 +56,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_quickstart_runs_from_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("BIOQUANT_", "PYTHON"))}
     python = installed.with_name("python")
-    where = [python, "-c", "import bioquant, hydra_plugins.bioquant_launcher as p; print(bioquant.__file__, p.__file__)"]
+    where = [
+        python,
+        "-c",
+        "import bioquant, hydra_plugins.bioquant_launcher as p; print(bioquant.__file__, p.__file__)",
+    ]
     found = subprocess.run(where, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
     assert str(REPOSITORY) not in found
     quick = ["model=tiny_random", "quant=none", "limit=1", "measure.latency_examples=1", "measure.latency_warmup=0"]

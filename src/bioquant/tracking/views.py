@@ -1,4 +1,4 @@
-"""How an experiment opens in MLflow's UI: views with columns, charts and sort in place, and a description that links to them.
+"""How an experiment opens in MLflow's UI: with columns, charts and sort in place, and links to more than one view.
 
 A view that is shared in the UI is a tag of the experiment, `mlflow.sharedViewState.KEY`, and opens at
 `?viewStateShareKey=KEY`. The tag holds what the UI itself writes there (MLflow 3.17, `ExperimentPageUIState`), and
@@ -6,7 +6,7 @@ names the view in the UI's own list. Pure.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -14,8 +14,8 @@ SHARED = "mlflow.sharedViewState."
 
 NOTE = "mlflow.note.content"
 
-FIRST_MADE_MS = 1_764_028_800_000
-"""When these views were first written down, as the UI's list of views wants to know: 2025-11-25, in ms since the epoch."""
+FIRST_MADE_MS = 1_795_564_800_000
+"""When these views were made, which the UI's list wants to know: 2026-11-25, in ms since the epoch."""
 
 SHOWN_RUNS = 100
 """Runs in a chart: as many as the UI fetches at once."""
@@ -83,6 +83,9 @@ ALWAYS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 NAME_WIDTH_PX, WIDTH_PX = 320, 100
 """Of a run's name, and of any other column."""
 
+OURS = "Quality and what it costs"
+"""The section of charts that is open."""
+
 FOLDED = ("memory", "latency", "throughput", "load", "batch", "trivial", "Model metrics", "System metrics")
 """The sections of charts, one a metric, that the UI makes by itself; they open with a click."""
 
@@ -109,8 +112,10 @@ def _description(experiment_id: str) -> str:
     """The links come first: the UI shows one line of it until somebody unfolds the rest."""
     at = {view.key: path(experiment_id, view) for view in VIEWS}
     return (
-        f"**Open:** [cells, task by task]({at[CELLS.key]}) · [the same as charts]({path(experiment_id, charts=True)}) · "
-        f"[sweeps with their cells]({at[SWEEPS.key]}) · [recommendations and studies]({at[CONCLUSIONS.key]})\n\n"
+        f"**Open:** [cells, task by task]({at[CELLS.key]}) · "
+        f"[the same as charts]({path(experiment_id, charts=True)}) · "
+        f"[sweeps with their cells]({at[SWEEPS.key]}) · "
+        f"[recommendations and studies]({at[CONCLUSIONS.key]})\n\n"
         "A run is one **cell**: a model at a precision, on a task, with a prompting method. The cells of a sweep hang "
         "under it, and what was concluded from them is a run too. Paired comparisons are made by `bioquant compare`, a "
         "choice under a policy by `bioquant recommend`."
@@ -140,19 +145,18 @@ def _shared(view: View) -> str:
 def _sections() -> list[dict[str, object]]:
     """Ours first and open, the UI's own folded."""
     return [
-        {"uuid": name, "name": name, "display": name == OURS, "isReordered": name == OURS}
-        for name in (OURS, *FOLDED)
+        {"uuid": name, "name": name, "display": name == OURS, "isReordered": name == OURS} for name in (OURS, *FOLDED)
     ]
-
-
-OURS = "Quality and what it costs"
 
 
 def _charts() -> list[dict[str, object]]:
     """Quality against each cost, then each by itself."""
     parallel = {"selectedParams": PARTS[:3], "selectedMetrics": ("quality", *AGAINST_QUALITY), "showAllRuns": False}
     return [
-        *(_chart("SCATTER", f"quality against {name}", xaxis=_axis(name), yaxis=_axis("quality")) for name in AGAINST_QUALITY),
+        *(
+            _chart("SCATTER", f"quality against {name}", xaxis=_axis(name), yaxis=_axis("quality"))
+            for name in AGAINST_QUALITY
+        ),
         *(_chart("BAR", name, metricKey=name) for name in BARS),
         _chart("PARALLEL", "model, quant and prompt to quality and cost", **parallel),
     ]

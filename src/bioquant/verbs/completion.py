@@ -77,7 +77,7 @@ def _overrides(before: Sequence[str], typed: str, groups: Sequence[str]) -> Iter
     from bioquant.compose import complete
 
     key, equals, value = typed.partition("=")
-    head, comma, last = value.rpartition(",")
+    _, comma, last = value.rpartition(",")
     asked = f"{key}{equals}{last}"
     for found in complete(before, asked):
         if not groups or re.split(r"[.=/]", found)[0] in groups:

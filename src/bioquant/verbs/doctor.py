@@ -109,7 +109,12 @@ def bitsandbytes() -> list[str]:
     problem = bitsandbytes_problem("cuda" if library.cuda.is_available() else "cpu")
     if problem is None:
         return found
-    return ["bitsandbytes", "missing", f"{found[2]} does not work: {problem}", "pip install --force-reinstall bitsandbytes"]
+    return [
+        "bitsandbytes",
+        "missing",
+        f"{found[2]} does not work: {problem}",
+        "pip install --force-reinstall bitsandbytes",
+    ]
 
 
 def quanto() -> list[str]:
