@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
@@ -139,10 +140,20 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def print_table(table: Table) -> None:
     """On a terminal as wide as it is, elsewhere as wide as the table needs, so that a pipe cuts nothing."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
     text = io.StringIO()  # writing to stdout itself, rich ends the process where nobody reads any more
-    Console(file=text, force_terminal=is_styled(), width=width, highlight=False, markup=False).print(table)
+    Console(file=text, force_terminal=is_styled(), width=width(), highlight=False, markup=False).print(table)
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def width() -> int:
+    """Columns there are: those of the terminal, elsewhere as many as a table may need."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+
+
+def say(line: str) -> None:
+    """A line of prose; on a terminal broken between its words, further lines indented."""
+    broken = textwrap.fill(line, width(), subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    print(broken if sys.stdout.isatty() else line)
 
 
 def is_styled() -> bool:
