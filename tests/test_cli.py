@@ -115,7 +115,6 @@ TABLES = [
     ["tasks"],
     ["quants"],
     ["plan", "-m", "model=smollm2_135m", "quant=none,bnb_nf4", "task=demo_qa"],
-    ["doctor"],
 ]
 
 
@@ -156,10 +155,3 @@ def test_a_table_fits_80_columns_and_a_pipe_gets_it_plain(verb: list[str], bioqu
 def test_no_escape_codes_where_none_are_wanted(environment: dict[str, str], tmp_path: Path) -> None:
     assert ESCAPE in on_a_terminal(tmp_path, "quants")
     assert ESCAPE not in on_a_terminal(tmp_path, "quants", **environment)
-
-
-@pytest.mark.parametrize(
-    "verb", ["run", "plan", "compare", "recommend", "register", "models", "quants", "tasks", "doctor"]
-)
-def test_every_verb_that_prints_a_table_has_json(verb: str, bioquant: Command) -> None:
-    assert "--json" in bioquant(verb, "--help").stdout

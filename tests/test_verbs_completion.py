@@ -29,14 +29,19 @@ from bioquant.verbs.completion import SHELLS, candidates
         (["compare", "seed"], []),
         (["tasks", "che"], ["check"]),
         (["completion", ""], list(SHELLS)),
-        (["models", "--j"], ["--json"]),
-        (["run", "--j"], ["--json"]),
         (["run", "--multi"], ["--multirun"]),
         (["serve", "models:/"], []),
     ],
 )
 def test_what_a_word_can_become(words: list[str], found: list[str]) -> None:
     assert candidates(words) == found
+
+
+@pytest.mark.parametrize(
+    "verb", ["run", "plan", "compare", "recommend", "register", "models", "quants", "tasks", "doctor"]
+)
+def test_every_verb_that_prints_a_table_has_json(verb: str) -> None:
+    assert candidates([verb, "--js"]) == ["--json"]
 
 
 def test_every_verb_is_offered() -> None:

@@ -15,7 +15,7 @@ SHELLS = ("bash", "zsh", "fish")
 WORDS = "words"
 """What the scripts ask: the ways on from the words after `bioquant`, of which the last is being typed."""
 
-SUBJECTS = {"tasks": ("check",), "models": ("check",), "completion": SHELLS}
+SUBJECTS = {"tasks": ("check",), "completion": SHELLS}
 """Words, not settings, that come after a verb."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
