@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml requirements/constraints.txt
 
 quickstart: install  ## the quickstart sweep: one small model, three precisions, four tasks; minutes on a CPU
 	@$(BIN)/bioquant run experiment=quickstart
-	@echo "Open the UI: $(BIN)/bioquant ui   then http://127.0.0.1:5000"
+	@echo "Open the UI: $(BIN)/bioquant ui   and the page it names"
 
 # A file is one worker's: its fixtures are made once. Half of the time tests wait for processes they have started.
 test: install  ## the whole test suite, fast tests first
@@ -52,13 +52,13 @@ fix: install  ## format and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 
 # From constraints.txt, for Linux on x86-64. PyPI's torch is the CUDA build; PyTorch's CPU build is of an index of its own and has no hash here.
-LOCK := UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --custom-compile-command "make lock" --python-version 3.11 \
+LOCK := UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --no-annotate --custom-compile-command "make lock" --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu --constraint requirements/constraints.txt --extra server pyproject.toml
 
 lock: install  ## pin what users install, from constraints.txt: requirements/cuda.txt with hashes, requirements/cpu.txt
 	$(LOCK) --generate-hashes --output-file requirements/cuda.txt
-	$(LOCK) --no-annotate --output-file requirements/cpu.txt
-	sed -i -E '/^(nvidia-|cuda-|triton==)/d' requirements/cpu.txt
+	$(LOCK) --output-file requirements/cpu.txt
+	sed -i -E '/^nvidia-ml-py/!{/^(nvidia-|cuda-|triton==)/d}' requirements/cpu.txt
 
 wheel: install  ## build the wheel into dist/
 	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
