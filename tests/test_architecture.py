@@ -52,7 +52,7 @@ ONLY_IN = {
     "uvicorn": {"serving.server"},
 }
 
-MOST_MODULES_FOR_HELP = 60
+MOST_MODULES_FOR_HELP = 80
 """Modules that `bioquant --help` may load beyond those of a bare Python; torch alone has over a thousand."""
 
 LONGEST_FUNCTION = 40

@@ -19,7 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 asked for wrongly, 130 interrupted, 141 nobody reads the output any more (`| head`).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help", "--version"):
+    if given[:1] == ["--version"]:
+        print(f"bioquant {_version()}")
+        return 0
+    if not given or given[0] in ("-h", "--help"):
         _parser().parse_args(given or ["--help"])
         return 0
     verb, rest = given[0], given[1:]
@@ -61,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Which language model, at which precision, prompted how, for biomedical text on the GPU you own.",
         epilog="bioquant VERB --help says more about a verb.",
     )
-    parser.add_argument("--version", action="version", version=f"bioquant {_version()}")
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
     # argparse makes the column of names as wide as this placeholder: it must not be shorter than a verb.
     verbs = parser.add_subparsers(title="verbs", metavar="VERB [arguments]")
     for verb, help_text in VERBS.items():

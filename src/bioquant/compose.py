@@ -100,14 +100,14 @@ def compose_all(overrides: Sequence[str], config_dir: str | None = None) -> list
 class _Completion(DefaultCompletionPlugin):
     """Hydra's completion, without a shell around it."""
 
-    def query(self, line: str) -> list[str]:
+    def ways_on(self, line: str) -> list[str]:
         return self._query("config", line)
 
 
 def complete(before: Sequence[str], typed: str) -> list[str]:
     """What Hydra knows that the override being typed can become, beside those before it."""
     with _composing(None):
-        return _Completion(GlobalHydra.instance().config_loader()).query(" ".join([*before, typed]))
+        return _Completion(GlobalHydra.instance().config_loader()).ways_on(" ".join([*before, typed]))
 
 
 def _jobs(overrides: Sequence[str], extra: Sequence[str]) -> list[list[str]]:
