@@ -4,6 +4,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,14 @@ import pytest
 from bioquant.cli import main
 from bioquant.verbs import VERBS
 from bioquant.verbs.completion import SHELLS, candidates
+
+
+@pytest.fixture(autouse=True)
+def _unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `run --help` sets for a process of its own."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
 
 @pytest.mark.parametrize(
