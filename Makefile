@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEV := dev
+# Versions of requirements/constraints.txt that an extra does not allow.
+UNPINNED := none
 
 # torch: a folder of wheels where pip is told of one, else the build that fits this machine (CPU without a GPU, CUDA with one).
 TORCH := $(if $(PIP_FIND_LINKS),,--torch-backend auto)
@@ -26,7 +28,8 @@ install: $(VENV)/.installed  ## make the environment in .venv and install everyt
 $(VENV)/.installed: pyproject.toml requirements/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) --constraint requirements/constraints.txt --editable '.[$(DEV)]'
+	grep -vE '^($(UNPINNED))==' requirements/constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) --constraint $(VENV)/constraints.txt --editable '.[$(DEV)]'
 	touch $@
 
 quickstart: install  ## the quickstart sweep: one small model, three precisions, four tasks; minutes on a CPU
@@ -39,8 +42,8 @@ test: install  ## the whole test suite, fast tests first
 
 # In an environment of its own: transformers imports these libraries wherever they are, which takes every process seconds.
 extras:  ## test the recipes whose libraries are extras, in .venv_extras
-	$(MAKE) install VENV=.venv_extras DEV=dev,torchao
-	.venv_extras/bin/python -m pytest tests/test_quants_extra.py
+	$(MAKE) install VENV=.venv_extras DEV=dev,hqq,torchao,gptq,compressed-tensors UNPINNED=numpy
+	.venv_extras/bin/python -m pytest tests/test_quants_extra.py tests/test_gptq.py
 
 check: install  ## formatting, lint, types
 	$(BIN)/ruff format --check .

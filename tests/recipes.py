@@ -1,7 +1,7 @@
-"""The recipes by whether their library is installed with bioquant or is an extra."""
+"""The recipes by where their weights are quantized, and by whether their library is an extra."""
 
 from bioquant import compose, quantization
-from bioquant.config import QuantConfig
+from bioquant.config import Device, QuantConfig
 
 QUANTS: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
 
@@ -10,5 +10,13 @@ def is_extra(quant: QuantConfig) -> bool:
     return "[" in quantization.INSTALLS.get(quantization.library(quant) or "", "")
 
 
-EXTRA = [name for name, quant in QUANTS.items() if is_extra(quant)]
-BUILT_IN = [name for name in QUANTS if name not in EXTRA]
+def on_cpu(quant: QuantConfig) -> bool:
+    return Device.cpu in quant.requires.devices
+
+
+PUBLISHED = [name for name, quant in QUANTS.items() if quantization.is_published(quant)]
+CALIBRATED = [name for name, quant in QUANTS.items() if quantization.calibrates(quant)]
+IN_FLIGHT = [name for name in QUANTS if name not in PUBLISHED + CALIBRATED]
+EXTRA = [name for name in IN_FLIGHT if is_extra(QUANTS[name])]
+EXTRA_ON_CPU = [name for name in EXTRA if on_cpu(QUANTS[name])]
+BUILT_IN = [name for name in IN_FLIGHT if name not in EXTRA]

@@ -65,9 +65,7 @@ SEE = "See all keys with: bioquant run --cfg job"
 MISTAKES = [
     (
         ["quant=bnb_nf5"],
-        "quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? "
-        "Choose from: bnb_fp4, bnb_int8, bnb_nf4, bnb_nf4_dq, none, quanto_int4, quanto_int8, "
-        "torchao_fp8, torchao_int8.",
+        f"quant 'bnb_nf5' is not known; did you mean 'bnb_nf4'? Choose from: {', '.join(ours.names('quant'))}.",
     ),
     (
         ["experiment=quickstrat"],
@@ -76,6 +74,10 @@ MISTAKES = [
     (["limt=4"], f"key 'limt' is not known; did you mean 'limit'? {SEE}"),
     (["quant.bitts=4"], f"key 'quant.bitts' is not known; did you mean 'quant.bits'? {SEE}"),
     (["+zzz=1"], f"key 'zzz' is not known. {SEE}"),
+    (
+        ["quant=hqq_int4", "quant.overrides.down_proj=int8"],
+        "key 'quant.overrides.down_proj' is one of your own: add it with ++quant.overrides.down_proj=VALUE.",
+    ),
     (["quant.bits=four"], "quant.bits='four' is not a whole number."),
     (["quant.int8_threshold=x"], "quant.int8_threshold='x' is not a number."),
     (["quant.double_quant=maybe"], "quant.double_quant='maybe' is not true or false."),
@@ -96,7 +98,9 @@ MISTAKES = [
 def test_a_mistake_on_the_command_line_is_one_line(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ours.hydra_app(overrides, lambda config: ours.to_run_config(config))
-    assert str(caught.value) == message.format(prompts=", ".join(ours.names("prompt")))
+    assert str(caught.value) == message.format(
+        prompts=", ".join(ours.names("prompt")), quants=", ".join(ours.names("quant"))
+    )
 
 
 @pytest.mark.parametrize("group", ["model", "quant", "task", "prompt"])
@@ -205,3 +209,15 @@ def test_a_mistake_in_a_planned_sweep_is_one_line(overrides: list[str], message:
     with pytest.raises(ConfigError) as caught:
         ours.compose_all(overrides)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("override", ["model.calibrated.gptq=org/name", "model.calibrated={gptq: org/name}"])
+def test_a_key_of_ones_own_is_added(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ours.compose_one([override])
+    assert (
+        str(caught.value)
+        == "key 'model.calibrated.gptq' is one of your own: add it with ++model.calibrated.gptq=VALUE."
+    )
+    added = ours.compose_one(["++model.calibrated.gptq=org/name@0123abc", "model=qwen2_5_7b"]).model.calibrated
+    assert added["gptq"] == "org/name@0123abc"

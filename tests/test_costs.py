@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from bioquant import checkpoints, compose, costs, memory, run, tracking
+from bioquant import checkpoints, compose, costs, memory, published, run, tracking
 from bioquant.config import Device, ModelConfig, RunConfig, TrackingConfig
 from bioquant.costs import Logged, Speed
 from bioquant.errors import TrackingError
 from bioquant.lengths import Lengths, Source
+from recipes import QUANTS
 from test_compose import composed
 
 MODELS: dict[str, ModelConfig] = compose.options("model", ModelConfig)
+NONE = QUANTS["none"]
 LENGTHS = Lengths(num_examples=100, shared=1000, longest=300, mean=200, characters=350_000, source=Source.counted)
 
 
@@ -101,13 +103,25 @@ def test_an_empty_store_holds_no_runs(store: TrackingConfig) -> None:
 def test_a_checkpoint_that_is_here_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = MODELS["llama_3_1_8b"]
     shape = memory.anatomy(model)
-    assert costs.download_bytes(model, shape) == shape.unquantized == pytest.approx(16.06e9, rel=1e-3)
+    assert costs.download_bytes(model, shape, NONE) == shape.unquantized == pytest.approx(16.06e9, rel=1e-3)
     monkeypatch.setattr(checkpoints, "is_cached", lambda _: True)
-    assert costs.download_bytes(model, shape) == 0
+    assert costs.download_bytes(model, shape, NONE) == 0
+
+
+def test_a_published_checkpoint_is_as_large_as_its_bits() -> None:
+    model, gptq, gguf = MODELS["llama_3_1_8b"], QUANTS["gptq"], QUANTS["gguf"]
+    shape = memory.anatomy(model)
+    source = published.source(model, gptq)
+    assert source.id == model.calibrated["gptq"]
+    quantized = 6_979_321_856  # weights of the decoder's linear layers
+    assert costs.download_bytes(source, shape, gptq) == shape.unquantized - quantized * 12 // 8
+    assert published.source(model, gguf) is model  # it names none
+    named = replace(model, calibrated={"gguf": "org/name/a.gguf"})
+    assert costs.download_bytes(published.source(named, gguf), shape, gguf) == shape.unquantized
 
 
 def test_random_weights_are_not_downloaded() -> None:
-    assert costs.download_bytes(MODELS["tiny_random"], memory.anatomy(MODELS["tiny_random"])) == 0
+    assert costs.download_bytes(MODELS["tiny_random"], memory.anatomy(MODELS["tiny_random"]), NONE) == 0
 
 
 def test_results_are_about_as_large_as_what_a_run_leaves(store: TrackingConfig, tmp_path: Path) -> None:

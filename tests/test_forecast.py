@@ -82,7 +82,7 @@ def test_totals_are_of_what_fits_each_model_downloaded_and_loaded_once() -> None
 
 
 def test_a_logged_run_goes_before_arithmetic() -> None:
-    runs = {("llama_3_2_1b", "none", "demo_qa"): Logged(2.0, 30.0)}
+    runs = {("transformers", "llama_3_2_1b", "none", "demo_qa"): Logged(2.0, 30.0)}
     found = forecast.forecast(compose.compose_all(["model=llama_3_2_1b", "quant=none,bnb_nf4"]), CARD, runs)
     baseline, candidate = found.cells
     assert (baseline.from_log, baseline.seconds, baseline.load_s) == (True, 18.0, 30.0)

@@ -23,7 +23,7 @@ BATCH = BatchShape(rows=4, shared=100, prompt=200, width=256, prefill_tokens=819
 
 
 def weights(model: ModelConfig, quant: QuantConfig) -> int:
-    return memory.weights(memory.anatomy(model), quant)
+    return memory.weights(memory.anatomy(model), quant, Device.cpu)
 
 
 # Weights
@@ -45,7 +45,7 @@ def test_smollm2_is_predicted_as_it_was_measured(name: str, mib: float) -> None:
     assert weights(MODELS["smollm2_135m"], QUANTS[name]) / MIB == pytest.approx(mib, abs=0.05)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "none"])
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name not in ("none", "bf16", "fp16")])
 @pytest.mark.parametrize("dtype", [Dtype.bfloat16, Dtype.float16])
 def test_the_quantization_state_of_a_model_in_16_bits(name: str, dtype: Dtype) -> None:
     model = replace(TINY, dtype=dtype)

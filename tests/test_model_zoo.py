@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig
 
-from bioquant import checkpoints, compose, memory, models
+from bioquant import checkpoints, compose, memory, models, quantization
 from bioquant.config import Device, Domain, Dtype, ModelConfig, ModelSource, QuantConfig
 from bioquant.errors import ModelError
 from bioquant.models import random
@@ -77,7 +77,8 @@ def test_a_biomedical_model_names_a_general_one_of_its_size() -> None:
 def test_each_architecture_loads_under_every_recipe_in_the_predicted_bytes(family: str, quant: str) -> None:
     model = small(FAMILIES[family])
     loaded = models.load(model, QUANTS[quant], Device.cpu)
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(model), QUANTS[quant])
+    as_loaded = quantization.as_loaded(model, QUANTS[quant])
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(as_loaded), QUANTS[quant], Device.cpu)
     assert 0.3 < logits(loaded).std().item() < 3  # neither flat nor one-hot
 
 

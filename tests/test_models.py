@@ -139,6 +139,30 @@ def test_the_models_dtype_is_that_of_its_weights(dtype: Dtype):
     assert loaded.report.bytes_before == 2 * 363_136 + 2 * 4 * 16
 
 
+@pytest.mark.parametrize(("name", "kind"), [("bf16", "Linear bfloat16"), ("fp16", "Linear float16")])
+def test_a_cast_rounds_the_baselines_own_weights(name: str, kind: str):
+    exact, cast = (models.load(TINY, QUANTS[recipe], Device.cpu) for recipe in ("none", name))
+    dtype = torch.bfloat16 if name == "bf16" else torch.float16
+    rounded = dict(cast.model.named_parameters())
+    assert all(torch.equal(value.to(dtype), rounded[key]) for key, value in exact.model.named_parameters())
+    assert (cast.report.replaced, cast.report.kept) == ({kind: 15}, {})
+    assert (cast.report.bytes_before, cast.report.bytes_after) == (BEFORE, 2 * 363_136 + 2 * 4 * 16)
+    assert 0 < (logits(cast).float() - logits(exact)).abs().mean().item() < 0.1
+
+
+def test_a_cast_from_16_bits_to_16_bits_saves_nothing_and_is_one_all_the_same():
+    report = models.load(replace(TINY, dtype=Dtype.bfloat16), QUANTS["fp16"], Device.cpu).report
+    assert report.replaced == {"Linear float16": 15}
+    assert report.bytes_after == report.bytes_before
+
+
+def test_a_cast_that_did_not_happen_is_told():
+    loaded = models.load(TINY, NONE, Device.cpu)
+    with pytest.raises(QuantNotAppliedError) as error:
+        models.proof.report(loaded.model, QUANTS["bf16"], torch.float32, "cpu")
+    assert str(error.value).startswith("quant 'bf16' replaced none of the model's 15 linear layers by Linear bfloat16")
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_loading_twice_gives_the_same_logits_and_they_are_not_degenerate(name: str):
     first, second = (logits(models.load(TINY, QUANTS[name], Device.cpu)) for _ in range(2))
@@ -502,5 +526,5 @@ def test_smollm2_takes_the_bytes_of_its_saved_checkpoint(name: str, mib: int):
     """Measured apart: the sizes of the checkpoints that each library writes."""
     report = models.load(SMOLLM2, QUANTS[name], Device.cpu).report
     assert report.bytes_after / 2**20 == pytest.approx(mib, abs=0.5)
-    assert report.bytes_after == memory.weights(memory.anatomy(SMOLLM2), QUANTS[name])
+    assert report.bytes_after == memory.weights(memory.anatomy(SMOLLM2), QUANTS[name], Device.cpu)
     assert sum(report.replaced.values()) == (0 if name == "none" else 210)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bioquant import models
+from bioquant import loading, models
 from bioquant.config import ModelConfig, RunConfig
 from bioquant.engine import offers
 from bioquant.errors import BioquantError, ConfigError, ModelError, OutOfMemoryError, QuantError
@@ -147,6 +147,42 @@ def test_a_checkpoint_quantized_beforehand_is_not_quantized_again(
     )
 
 
+def published_as(folder: Path, *overrides: str) -> RunConfig:
+    """The tiny model whose GPTQ checkpoint is this folder."""
+    named = (f"++model.calibrated.gptq={folder}", "quant=gptq", "quant.bits=8")
+    return composed("model=tiny_random", "engine=vllm", "engine.device=cpu", *named, *overrides)
+
+
+def test_a_published_checkpoint_is_taken_as_it_is(vllm_installed: None, quantized_beforehand: Path) -> None:
+    config = published_as(quantized_beforehand)
+    given = loading.load(config)
+    assert given.report.replaced == {"AutoGPTQLinearMethod": 14}
+    assert given.report.backend == "vllm 0.33.0 gptq cpu"
+    source, quantized = loading.weights(config)
+    arguments = vllm.load(source, config.quant, config.engine, "cpu", quantized=quantized).llm.arguments
+    assert (arguments["model"], arguments["quantization"]) == (str(quantized_beforehand), None)
+    assert arguments["load_format"] == "safetensors"
+
+
+def test_a_published_checkpoint_of_another_method_is_refused(vllm_installed: None, quantized_beforehand: Path) -> None:
+    config = composed(
+        "model=tiny_random",
+        "engine=vllm",
+        "engine.device=cpu",
+        f"++model.calibrated.fp8={quantized_beforehand}",
+        "quant=fp8",
+    )
+    assert refused(config, QuantError, loading.load) == (
+        f"quant 'fp8': checkpoint '{quantized_beforehand}' of model 'tiny_random' was quantized by gptq, not by fp8: "
+        "name another, or choose the recipe of that method."
+    )
+
+
+def test_a_gguf_file_is_not_vllms(vllm_installed: None) -> None:
+    config = composed("model=tiny_random", "engine=vllm", "++model.calibrated.gguf=./a.gguf", "quant=gguf")
+    assert refused(config, QuantError, loading.load).startswith("quant 'gguf' does not run with engine 'vllm'")
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
@@ -202,11 +238,6 @@ def test_a_missing_folder_is_named(vllm_installed: None, tmp_path: Path) -> None
     assert message == (
         f"model 'tiny_random': there is no folder {tmp_path}/none: set model.id to a folder of safetensors."
     )
-
-
-def test_stored_method(checkpoint: Path, quantized_beforehand: Path) -> None:
-    assert vllm.stored_method(checkpoint) is None
-    assert vllm.stored_method(quantized_beforehand) == "gptq"
 
 
 def test_memory_of_a_checkpoint_quantized_beforehand_is_not_predicted(quantized_beforehand: Path) -> None:

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from bioquant.compare import Comparison, compare
-from bioquant.config import PolicyConfig
+from bioquant.config import CalibrationConfig, PolicyConfig
 from bioquant.evidence import LoggedRun, gather
 from bioquant.recipe import Recipe
 from bioquant.registry import card
 from bioquant.registry.card import Told
 from bioquant.registry.evidence import Evidence
 from generated import METRICS, Cell, answered
+from recipes import QUANTS
 from test_recipe import made
 
 TARGETS = ["yes", "no"] * 300
@@ -30,6 +31,19 @@ def told(recipe: Recipe = RECIPE, comparison: Comparison | None = None, run: Log
     shown = comparison or compared()
     evidence = Evidence(run=run or shown.candidate, comparison=shown, gap="")
     return Told(recipe=recipe, evidence=evidence, policy=POLICY, recommendation="f" * 32)
+
+
+def test_a_card_says_where_quantized_weights_come_from() -> None:
+    model = replace(RECIPE.model, calibrated={"gptq": "org/name@abc"})
+    named = replace(RECIPE, model=model, quant=QUANTS["gptq"])
+    assert "(gptq, int4, computed in float32), published as org/name@abc" in card.written(
+        told(named), stores_weights=False
+    )
+    text = CalibrationConfig(task="pubmedqa", sha256="0123456789abcdef")
+    here = replace(RECIPE, quant=replace(QUANTS["gptq_int4"], calibration=text))
+    assert "calibrated where it is first loaded, on pubmedqa (text 0123456789ab)" in card.written(
+        told(here), stores_weights=False
+    )
 
 
 def test_a_card_says_what_it_is_for_how_good_it_is_and_on_what_that_rests() -> None:

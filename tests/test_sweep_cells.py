@@ -85,7 +85,8 @@ def test_a_planned_cell_knows_its_folder_its_command_and_its_size() -> None:
         ),
         (
             ("quant=bnb_nf4", "quant.requires.calibrated=true"),
-            "quant 'bnb_nf4' needs a checkpoint calibrated for bnb_4bit (model.calibrated of 'tiny_random')",
+            "quant 'bnb_nf4' needs a published checkpoint, of which model 'tiny_random' names none "
+            "(++model.calibrated.bnb_nf4=org/name@commit adds one)",
         ),
         (
             ("quant=bnb_nf4", "quant.requires.min_parameters=1000000"),
@@ -122,9 +123,20 @@ def test_a_gpu_too_old_for_a_recipe_prunes_and_a_new_one_does_not() -> None:
         assert len(planned(job, gpus=gpus).cells) == 1
 
 
-def test_a_calibrated_checkpoint_is_enough() -> None:
-    job = ("quant=bnb_nf4", "quant.requires.calibrated=true", "model.calibrated=[bnb_4bit]")
-    assert len(planned(job).cells) == 1
+def test_a_published_checkpoint_is_one_cell_of_its_model_whose_baseline_stays_the_models_own() -> None:
+    named = ("++model.calibrated.fp8=org/name@main", "++model.calibrated.gguf=org/name/a.gguf")
+    found = planned((*named, "quant=fp8"), (*named, "quant=gguf"), named, (), ("quant=fp8",))
+    assert [cell.plan.config.quant.name for cell in found.cells] == ["none", "fp8", "gguf"]
+    assert len({cell.plan.cell_id for cell in found.cells}) == 3
+    assert {cell.plan.baseline_cell_id for cell in found.cells} == {found.cells[0].plan.cell_id}
+    assert reasons(found) == [
+        "the same cell as tiny_random · none · demo_qa · zero_shot",
+        "quant 'fp8' needs a published checkpoint, of which model 'tiny_random' names none "
+        "(++model.calibrated.fp8=org/name@commit adds one)",
+    ]
+    other = planned(("++model.calibrated.fp8=org/name@v2", "quant=fp8")).cells[0].plan
+    assert other.cell_id != found.cells[1].plan.cell_id
+    assert other.baseline_cell_id == found.cells[0].plan.cell_id
 
 
 def test_the_same_cell_twice_is_run_once() -> None:

@@ -54,7 +54,8 @@ def quantized_beforehand(checkpoint: Path, tmp_path: Path) -> Path:
     shutil.copytree(checkpoint, folder)
     path = folder / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(fields | {"quantization_config": {"quant_method": "gptq", "bits": 8}}), encoding="utf-8")
+    said = {"quant_method": "gptq", "bits": 8, "group_size": 128}
+    path.write_text(json.dumps(fields | {"quantization_config": said}), encoding="utf-8")
     return folder
 
 

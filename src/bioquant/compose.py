@@ -256,6 +256,8 @@ def _reason(text: str, error: Exception) -> str:
     found = re.search(r"full_key: (\S+)", text)
     key = found[1] if found else str(getattr(error, "full_key", "") or "")
     if ("Key" in first and "not in" in first) or "Could not override" in first:
+        if any(key.startswith(f"{free}.") for free in _free_keys()):
+            return f"key '{key}' is one of your own: add it with ++{key}=VALUE."
         return f"key '{key}' is not known{did_you_mean(key, known_keys())} See all keys with: bioquant run --cfg job"
     if "missing mandatory value" in first.lower():
         return f"key '{key}' has no value: give one in the YAML or on the command line."

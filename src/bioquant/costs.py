@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from bioquant import answering, checkpoints, places, tracking
-from bioquant.config import Device, ModelConfig, ModelSource, RunConfig, TrackingConfig
+from bioquant import answering, checkpoints, memory, places, quantization, tracking
+from bioquant.config import Device, ModelConfig, QuantConfig, RunConfig, TrackingConfig
 from bioquant.lengths import Lengths
 from bioquant.memory import Anatomy
 
@@ -122,10 +122,20 @@ def load_seconds(shape: Anatomy, device: Device) -> float:
     return shape.unquantized / SPEEDS[device].read
 
 
-def download_bytes(model: ModelConfig, shape: Anatomy) -> int:
-    """Of a checkpoint that is not on this machine yet, as large as its unquantized weights."""
-    fetched = model.source in (ModelSource.hub, ModelSource.wheel) and not checkpoints.is_cached(model)
-    return shape.unquantized if fetched else 0
+def download_bytes(source: ModelConfig, shape: Anatomy, quant: QuantConfig) -> int:
+    """Of a checkpoint that is not on this machine yet: as large as its weights, those of a published one by its bits.
+
+    source: the model with the checkpoint that the recipe loads (`published.source`).
+    """
+    if not checkpoints.is_fetched(source) or checkpoints.is_cached(source):
+        return 0
+    if not quantization.is_published(quant) or not quant.bits:
+        return shape.unquantized
+    saved = (
+        count * layer.size * (8 * shape.itemsize - quant.bits) // 8
+        for (layer, _), count in memory.quantized_layers(shape, quant).items()
+    )
+    return shape.unquantized - sum(saved)
 
 
 def result_bytes(lengths: Lengths) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bioquant import answering, capacity, checkpoints, costs, memory, models
+from bioquant import answering, capacity, checkpoints, costs, memory, models, published, quantization
 from bioquant.config import Device, PolicyConfig, RunConfig
 from bioquant.costs import History
 from bioquant.engine.batching import row_width
@@ -39,15 +39,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellForecast:
-    """What one cell would take. pinned: whether the model's revision is a commit.
+    """What one cell would take. checkpoint: the one that is loaded; pinned: whether its revision is a commit.
 
     memory: with one row, of the longest prompt. largest_batch: rows on the target.
 
     seconds: None where the task's files are not here. from_log: whether it comes from a logged run. load_s: once a
-    model and quant. download: bytes of the checkpoint, once a model; results: bytes. All of these as if it fits.
+    model and quant. download: bytes of the checkpoint; results: bytes. All of these as if it fits.
     """
 
     model: str
+    checkpoint: str
     pinned: bool
     quant: str
     task: str
@@ -87,7 +88,7 @@ class Forecast:
     @property
     def download(self) -> int:
         """Bytes of the checkpoints of the cells that fit and are not here, each once."""
-        return sum({cell.model: cell.download for cell in self.fitting}.values())
+        return sum({(cell.model, cell.checkpoint): cell.download for cell in self.fitting}.values())
 
     @property
     def results(self) -> int:
@@ -120,12 +121,16 @@ def forecast(configs: Sequence[RunConfig], aim: Target, runs: History) -> Foreca
 
 def cell(config: RunConfig, lengths: Lengths, aim: Target, runs: History) -> CellForecast:
     """One cell, given how long its prompts are. Raises ModelError."""
-    shape, row, found = memory.anatomy(config.model), one_row(config, lengths), costs.logged(config, runs)
-    predicted = memory.predict_shape(shape, config.quant, row, aim.device)
-    batch = capacity.largest_batch(shape, config.quant, row, aim.device, aim.size)
+    source = published.source(config.model, config.quant)
+    row, found = one_row(config, lengths), costs.logged(config, runs)
+    shape = memory.anatomy(config.model)
+    loaded = memory.anatomy(quantization.as_loaded(config.model, config.quant))
+    predicted = memory.predict_shape(loaded, config.quant, row, aim.device)
+    batch = capacity.largest_batch(loaded, config.quant, row, aim.device, aim.size)
     return CellForecast(
         model=config.model.name,
-        pinned=checkpoints.is_pinned(config.model),
+        checkpoint=source.id,
+        pinned=checkpoints.is_pinned(source),
         quant=config.quant.name,
         task=config.task.name,
         prompt=config.prompt.name,
@@ -133,11 +138,11 @@ def cell(config: RunConfig, lengths: Lengths, aim: Target, runs: History) -> Cel
         max_new_tokens=answering.max_new_tokens(config),
         memory=predicted,
         largest_batch=batch,
-        cards=verdicts(memory.predict_shape(shape, config.quant, row, Device.cuda).peak_device),
+        cards=verdicts(memory.predict_shape(loaded, config.quant, row, Device.cuda).peak_device),
         seconds=_seconds(config, lengths, max(1, batch), aim.device, found),
         from_log=found is not None,
         load_s=found.load_s if found else costs.load_seconds(shape, aim.device),
-        download=costs.download_bytes(config.model, shape),
+        download=costs.download_bytes(source, shape, config.quant),
         results=costs.result_bytes(lengths),
     )
 

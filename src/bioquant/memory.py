@@ -13,16 +13,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.quantizers.quantizers_utils import should_convert_module
 
-from bioquant import checkpoints
-from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod
-from bioquant.layer_bytes import BLOCK, FLOAT32, LinearLayer, quantized_bytes
+from bioquant import checkpoints, quantization
+from bioquant.config import Device, Dtype, ModelConfig, QuantConfig, QuantMethod, WeightFormat
+from bioquant.layer_bytes import FLOAT32, LinearLayer, quantized_bytes, workspace_bytes
 from bioquant.models import random
 from bioquant.records import MemoryPrediction
 
@@ -91,12 +89,12 @@ def predict(model: ModelConfig, quant: QuantConfig, batch: BatchShape, device: D
 
     Raises ModelError where nothing here knows the architecture.
     """
-    return predict_shape(anatomy(model), quant, batch, device)
+    return predict_shape(anatomy(quantization.as_loaded(model, quant)), quant, batch, device)
 
 
 def predict_shape(shape: Anatomy, quant: QuantConfig, batch: BatchShape, device: Device) -> MemoryPrediction:
-    """`predict` for an architecture that is known already. Pure."""
-    held, kept = weights(shape, quant), kv(shape, batch)
+    """`predict` for an architecture that is known already, in the dtype in which it is loaded. Pure."""
+    held, kept = weights(shape, quant, device), kv(shape, batch)
     work = max(reading(shape, quant, batch), stepping(shape, quant, batch))
     on_cpu = device is Device.cpu
     allocated = held + kept + work + (base(device) if on_cpu else CUBLAS)
@@ -118,26 +116,37 @@ def base(device: Device) -> int:
 # The weights, which are exact
 
 
-def weights(shape: Anatomy, quant: QuantConfig) -> int:
-    """All that stands in the model once it is loaded: what the recipe leaves alone, and what it makes of the rest."""
+def weights(shape: Anatomy, quant: QuantConfig, device: Device) -> int:
+    """All that stands in the model once it is loaded: what the recipe leaves alone, and what it makes of the rest.
+
+    device: some libraries keep other things on a CPU than on CUDA, and some unpack the weights there.
+    """
     saved = (
-        count * (layer.size * shape.itemsize - quantized_bytes(layer, quant, shape.itemsize))
-        for layer, count in quantized_layers(shape, quant).items()
+        count * (layer.size * shape.itemsize - quantized_bytes(layer, quant, weight_format, shape.itemsize, device))
+        for (layer, weight_format), count in quantized_layers(shape, quant).items()
     )
     return shape.unquantized - sum(saved)
 
 
-def quantized_layers(shape: Anatomy, quant: QuantConfig) -> Mapping[LinearLayer, int]:
-    """How many linear layers of each size have their weight replaced: not those that `skip_modules` names, by
-    transformers' rule, nor one that is tied, which the loader ties to the unquantized embedding again.
+def quantized_layers(shape: Anatomy, quant: QuantConfig) -> Mapping[tuple[LinearLayer, WeightFormat], int]:
+    """How many linear layers of each size have their weight replaced, by what becomes of it: not one that is tied,
+    which the loader ties to the unquantized embedding again.
     """
-    return {} if quant.method is QuantMethod.none else _not_skipped(shape, tuple(quant.skip_modules))
+    if quant.method in (QuantMethod.none, QuantMethod.cast):
+        return {}
+    return _by_format(shape, quant.weight_format, tuple(quant.skip_modules), tuple(quant.overrides.items()))
 
 
 @cache
-def _not_skipped(shape: Anatomy, skipped: tuple[str, ...]) -> Counter[LinearLayer]:
-    names = {name: layer for name, layer in shape.linears.items() if should_convert_module(name, list(skipped))}
-    return Counter(layer for layer in names.values() if not layer.tied)
+def _by_format(
+    shape: Anatomy,
+    weight_format: WeightFormat,
+    skipped: tuple[str, ...],
+    overrides: tuple[tuple[str, WeightFormat], ...],
+) -> Counter[tuple[LinearLayer, WeightFormat]]:
+    quant = QuantConfig(weight_format=weight_format, skip_modules=list(skipped), overrides=dict(overrides))
+    found = ((layer, quantization.layer_format(quant, name)) for name, layer in shape.linears.items() if not layer.tied)
+    return Counter((layer, becomes) for layer, becomes in found if becomes is not None)
 
 
 # Keys and values, which are exact
@@ -211,16 +220,14 @@ def step_scores(shape: Anatomy, batch: BatchShape) -> int:
 
 
 def linear_bytes(shape: Anatomy, quant: QuantConfig, tokens: int) -> int:
-    """What the largest replaced linear layer needs beside its input and output, by method.
-
-    4 bits and quanto: the weight as it is dequantized, b a weight, and with double quantization its float32 scales.
-    LLM.int8(): per token the input in float16 and int8 (3 · in), the product in int32 and float16 (6 · out).
-    """
-    layers = quantized_layers(shape, quant)
-    if quant.method is QuantMethod.bnb_int8:
-        return tokens * max((3 * layer.in_features + 6 * layer.out_features for layer in layers), default=0)
-    largest = max((layer.size for layer in layers), default=0)
-    return largest * shape.itemsize + (ceil(largest / BLOCK) * FLOAT32 if quant.double_quant else 0)
+    """What the neediest replaced linear layer takes beside its input and output (`layer_bytes.workspace_bytes`)."""
+    return max(
+        (
+            workspace_bytes(layer, quant, weight_format, shape.itemsize, tokens)
+            for layer, weight_format in quantized_layers(shape, quant)
+        ),
+        default=0,
+    )
 
 
 def logits_bytes(shape: Anatomy, rows: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from bioquant import quantization
 from bioquant.config import (
     ModelConfig,
     ModelSource,
@@ -23,7 +24,7 @@ from bioquant.records import Dataset, Example
 LIBRARIES = ("bioquant", "torch", "transformers", "bitsandbytes", "optimum-quanto", "accelerate")
 """Whose versions a fingerprint holds."""
 
-EXTRAS = ("vllm", "vllm-bnb-plugin", "torchao")
+EXTRAS = ("vllm", "vllm-bnb-plugin", "hqq", "torchao", "gptqmodel", "compressed-tensors")
 """As those, where they are installed."""
 
 BASELINE = QuantConfig(name="none", method=QuantMethod.none, weight_format=WeightFormat.none, bits=0)
@@ -104,7 +105,7 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, object]:
     """What decides a cell's predictions, and nothing else: names, paths and places are left out."""
     return {
         "model": _model(config.model),
-        "quant": _quant(config.quant),
+        "quant": _quant(config.quant, config.model),
         "dataset": dataset.digest,
         "task": _task(config.task),
         "prompt": _prompt(config.prompt),
@@ -132,11 +133,23 @@ def _model(model: ModelConfig) -> dict[str, object]:
     return _without(asdict(model), described + shaped)
 
 
-def _quant(quant: QuantConfig) -> dict[str, object]:
-    """The unquantized recipe has no settings: its bits and formats must not make two baselines of one."""
+def _quant(quant: QuantConfig, model: ModelConfig) -> dict[str, object]:
+    """The unquantized recipe has no settings: its bits and formats must not make two baselines of one.
+
+    Settings that only some recipes have are named with those alone; a calibration text is known by its digest.
+    """
     if quant.method is QuantMethod.none and quant.compute_dtype is None:
         return {"method": "none"}
-    return _without(asdict(quant), ("name", "bits", "requires", "check"))
+    some: dict[str, object] = {}
+    if quantization.is_published(quant):
+        some |= {"checkpoint": model.calibrated.get(quant.name)}
+    if quantization.calibrates(quant):
+        some |= {"desc_act": quant.desc_act, "calibration": _without(asdict(quant.calibration), ("task", "file"))}
+    if quantization.grouped(quant):
+        some["group_size"] = quant.group_size
+    unset = [key for key in ("block_size", "overrides") if not getattr(quant, key)]
+    left_out = ("name", "bits", "requires", "check", "group_size", "desc_act", "calibration", *unset)
+    return {**_without(asdict(quant), left_out), **some}
 
 
 def _task(task: TaskConfig) -> dict[str, object]:

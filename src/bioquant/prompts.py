@@ -122,11 +122,16 @@ def _head(task: TaskConfig, prompt: PromptConfig) -> str:
 
 def _content(row: Row, shots: Sequence[Row], task: TaskConfig, prompt: PromptConfig) -> str:
     """The head, the few-shot examples with their gold answers, and the item with its cue."""
+    cue = REASONING_CUE if prompt.chain_of_thought else CUE
+    shown = [worked(shot, task) for shot in shots]
+    return "\n\n".join([_head(task, prompt), *shown, f"{kind_of(task.kind).show(row)}\n{cue}"])
+
+
+def worked(row: Row, task: TaskConfig) -> str:
+    """An example with its gold answer, as a few-shot prompt shows it."""
     kind = kind_of(task.kind)
     gap = "\n" if task.kind is TaskKind.ner else " "  # entities take a line each
-    worked = [f"{kind.show(shot)}\n{CUE}{gap}{kind.answer_text(shot.target)}" for shot in shots]
-    cue = REASONING_CUE if prompt.chain_of_thought else CUE
-    return "\n\n".join([_head(task, prompt), *worked, f"{kind.show(row)}\n{cue}"])
+    return f"{kind.show(row)}\n{CUE}{gap}{kind.answer_text(row.target)}"
 
 
 Chooser = Callable[[Sequence[Row]], Sequence[Sequence[Row]]]

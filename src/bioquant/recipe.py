@@ -26,7 +26,7 @@ from bioquant.plan import EXTRAS, RunPlan, versions
 from bioquant.prompts import TEMPLATE_VERSION, clean_pool, fixed_shots
 from bioquant.records import Row
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of the file that an earlier version cannot read."""
 
 RUNTIME = ("bioquant", "torch", "transformers", "accelerate")

@@ -184,6 +184,7 @@ class QuantizationReport:
 
     replaced: how many modules of each quantized class stand in the model.
     bytes_before: the weights' bytes in the model's own dtype; bytes_after: parameters, buffers and quantization state.
+    dequantized_from: how the checkpoint was quantized whose weights were unpacked when they were loaded.
     """
 
     replaced: Mapping[str, int]
@@ -191,6 +192,7 @@ class QuantizationReport:
     bytes_before: int
     bytes_after: int
     backend: str
+    dequantized_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from bioquant import (
     answering,
     attempts,
+    calibration,
     capacity,
     datasets,
     hardware,
@@ -97,7 +98,9 @@ def prepare(config: RunConfig, dataset: Dataset) -> RunPlan:
     examples = prompts.build(
         rows, pool, config.task, config.prompt, system_prompt=config.model.system_prompt, seed=config.seed
     )
-    cell = plan(hardware.with_budget(config, hardware.visible_gpus()), dataset, tuple(examples))
+    calibration.check(config, dataset)
+    planned = calibration.decided(hardware.with_budget(config, hardware.visible_gpus()))
+    cell = plan(planned, dataset, tuple(examples))
     return replace(cell, config=capacity.decided(cell.config, examples))
 
 

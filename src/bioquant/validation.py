@@ -33,6 +33,7 @@ def check(config: RunConfig) -> None:
         "engine.prefill_tokens": config.engine.prefill_tokens,
         "task.max_new_tokens": config.task.max_new_tokens,
         "prompt.num_samples": config.prompt.num_samples,
+        "quant.calibration.num_samples": config.quant.calibration.num_samples,
         "launcher.gpus_per_worker": config.launcher.gpus_per_worker,
         "launcher.cpu_workers": config.launcher.cpu_workers,
         "launcher.cpus_per_worker": config.launcher.cpus_per_worker,

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from importlib.util import find_spec
 
+from bioquant import quantization
 from bioquant.config import Dtype, EngineConfig, ModelConfig, QuantConfig, QuantMethod, RunConfig, WeightFormat
 from bioquant.errors import ConfigError, QuantError, unknown
+from bioquant.layer_bytes import BLOCK
 
 ENGINES = ("transformers", "vllm")
 """Values of `engine.name`."""
@@ -38,7 +40,7 @@ def unmet(config: RunConfig) -> str | None:
 
     Raises QuantError where a library is not installed.
     """
-    if config.engine.name != "vllm" or config.quant.method is QuantMethod.none:
+    if config.engine.name != "vllm" or config.quant.method is QuantMethod.none or is_stored(config.quant):
         return None
     reason = _not_vllms(config.model, config.quant)
     if reason is None:
@@ -49,7 +51,13 @@ def unmet(config: RunConfig) -> str | None:
 def vllm_makes(quant: QuantConfig) -> bool:
     """Whether vLLM quantizes to this format: one it has to leave as it is counts too."""
     nf4 = quant.method is QuantMethod.bnb_4bit and quant.weight_format is WeightFormat.nf4
-    return quant.method is QuantMethod.none or (nf4 and quant.double_quant)
+    return quant.method is QuantMethod.none or (nf4 and quant.double_quant) or is_stored(quant)
+
+
+def is_stored(quant: QuantConfig) -> bool:
+    """Whether vLLM finds the recipe's weights in the files it is given; GGUF files are not among those."""
+    stored = quantization.is_published(quant) or quantization.calibrates(quant)
+    return stored and quant.method is not QuantMethod.gguf
 
 
 def _not_vllms(model: ModelConfig, quant: QuantConfig) -> str | None:
@@ -64,6 +72,11 @@ def _not_vllms(model: ModelConfig, quant: QuantConfig) -> str | None:
         return (
             f"quant '{quant.name}' with engine 'vllm': quant.skip_modules=[{','.join(quant.skip_modules)}] cannot be "
             "had, since vLLM quantizes all linear layers but lm_head: leave it out, or choose engine=transformers."
+        )
+    if quant.block_size not in (None, BLOCK):
+        return (
+            f"quant '{quant.name}' with engine 'vllm': quant.block_size={quant.block_size} cannot be had, since vLLM "
+            f"quantizes in blocks of {BLOCK}: leave it out, or choose engine=transformers."
         )
     compute = quant.compute_dtype or model.dtype
     if compute is not Dtype.bfloat16 or model.dtype is Dtype.float32:

@@ -4,13 +4,14 @@ import logging
 import re
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -18,14 +19,21 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from bioquant import checkpoints, quantization
+from bioquant import checkpoints, published, quantization, recipe_checks
 from bioquant.checkpoints import is_cached
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
-from bioquant.models import gguf, proof, random
+from bioquant.models import blocks, gguf, hqq, proof, random
+from bioquant.models.containing import contained
 from bioquant.records import QuantizationReport
 
 __all__ = ["LoadedModel", "is_cached", "load", "prepare", "resolve_device", "tokenizer"]
+
+log = logging.getLogger(__name__)
+
+SETTLING = frozenset({QuantMethod.gptq, QuantMethod.awq, QuantMethod.compressed_tensors})
+"""Methods whose weights find their place in the first pass: gptqmodel's kernels put them in another order,
+compressed-tensors unpacks them."""
 
 Parts = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -63,31 +71,72 @@ def compute_capability(place: str) -> float | None:
 def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: bool = False) -> LoadedModel:
     """Fetch, load, quantize and check a model.
 
-    quantized: the checkpoint holds weights that this recipe has already quantized (see `models.saved`).
+    quantized: the checkpoint holds weights that this recipe has already quantized (see `loading.weights`).
     Raises ModelError (absent, gated, damaged checkpoint), QuantError (a recipe that cannot run here or cannot quantize
     this model), OutOfMemoryError, and QuantNotAppliedError (a recipe that left the model as it was).
     """
     place = resolve_device(device)
-    quantization.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
-    dtype = getattr(torch, model.dtype)
+    recipe_checks.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
     # Quanto's int4 weights fail in a forward pass under inference_mode unless they were made under it.
     with quiet() as said, torch.inference_mode(quant.method is QuantMethod.quanto):
         folder = prepare(model)
+        if folder is not None:
+            published.check(model, quant, folder, quantized=quantized)
         started = time.perf_counter()
-        arguments = _loader_arguments(model, None if quantized else quantization.loader_config(quant, model), place)
+        arguments = _loader_arguments(model, quant, place, None if quantized else loader_config(quant, model))
         try:
-            network, tokenizer = _draw(model, arguments) if folder is None else _read(model, folder, arguments)
+            with contained() if quant.method in SETTLING else nullcontext():
+                network, tokenizer = _parts(model, quant, folder, arguments)
         except RuntimeError as error:
             raise load_error(model, quant, place, [str(error), *said]) from error
         load_s = time.perf_counter() - started
-    _check_dtypes(network, dtype)
+    _check_dtypes(network, getattr(torch, quantization.as_loaded(model, quant).dtype))
     return LoadedModel(
         model=network.eval(),
         tokenizer=tokenizer,
         device=place,
-        report=proof.report(network, quant, dtype, place),
+        report=_report(network, model, quant, place),
         load_s=load_s,
     )
+
+
+def _parts(model: ModelConfig, quant: QuantConfig, folder: Path | None, arguments: dict[str, Any]) -> Parts:
+    if folder is None:
+        return _draw(model, arguments)
+    network, tokenizer = _read(model, folder, arguments | _config(model, quant, folder))
+    if quant.method in SETTLING:
+        _settle(network.eval())
+    return network, tokenizer
+
+
+def _config(model: ModelConfig, quant: QuantConfig, folder: Path) -> dict[str, Any]:
+    """The checkpoint's own configuration, where something has to be added to it; else nothing."""
+    options = quantization.loading_options(quant)
+    if not options:
+        return {}
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+    config.quantization_config = {**(checkpoints.stored_quantization(folder) or {}), **options}
+    return {"config": config}
+
+
+@torch.no_grad()
+def _settle(network: PreTrainedModel) -> None:
+    """A first pass: what stands in memory after it, and what is said of that, is as it will be."""
+    network(input_ids=torch.zeros((1, 1), dtype=torch.long, device=network.device))
+
+
+def _report(network: PreTrainedModel, model: ModelConfig, quant: QuantConfig, place: str) -> QuantizationReport:
+    """The proof, and a word in the log where quantized weights were unpacked."""
+    found = proof.report(network, quant, getattr(torch, model.dtype), place)
+    if model.source in (ModelSource.gguf, ModelSource.wheel):
+        found = replace(found, dequantized_from="gguf")
+    if found.dequantized_from is not None:
+        log.info(
+            "model '%s', quant '%s': the weights were quantized (%s) and are dequantized to %s: the answers are those "
+            "of the quantized checkpoint, memory and speed are not",
+            *(model.name, quant.name, found.dequantized_from, model.dtype),
+        )
+    return found
 
 
 def tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -112,9 +161,26 @@ def prepare(model: ModelConfig) -> Path | None:
             assert_never(model.source)
 
 
-def _loader_arguments(model: ModelConfig, config: object | None, place: str) -> dict[str, Any]:
+def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
+    """The `quantization_config` of from_pretrained. Raises QuantError (an override that names no layer), ModelError."""
+    layers = _linear_layers(model) if quant.overrides else []
+    recipe_checks.check_overrides(quant, layers)
+    if quant.method is QuantMethod.hqq:
+        return hqq.loader_config(quant)
+    config = quantization.loader_config(quant, model, layers)
+    return blocks.loader_config(config, quant) if quant.block_size else config
+
+
+def _linear_layers(model: ModelConfig) -> list[str]:
+    """By name, of the architecture that `conf/model` states, else of the checkpoint's. Raises ModelError."""
+    fields = model.architecture or checkpoints.configuration(model)
+    network = random.empty(random.shape(replace(model, architecture=fields)))
+    return [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def _loader_arguments(model: ModelConfig, quant: QuantConfig, place: str, config: object | None) -> dict[str, Any]:
     arguments: dict[str, Any] = {
-        "dtype": getattr(torch, model.dtype),
+        "dtype": getattr(torch, quantization.as_loaded(model, quant).dtype),
         "device_map": {"": place},
         "output_loading_info": True,
     }
@@ -124,7 +190,7 @@ def _loader_arguments(model: ModelConfig, config: object | None, place: str) -> 
 def _draw(model: ModelConfig, arguments: dict[str, Any]) -> Parts:
     """Random weights, through the same loader as a real checkpoint."""
     config = random.architecture(model)
-    drawn = random.weights(config, arguments["dtype"], arguments["device_map"][""])
+    drawn = random.weights(config, getattr(torch, model.dtype), arguments["device_map"][""])
     network, info = random.network_class(config).from_pretrained(None, config=config, state_dict=drawn, **arguments)
     _check_complete(model, info)
     return network, _tokenizer(model, None)
@@ -193,9 +259,11 @@ def _check_complete(model: ModelConfig, info: dict[str, Any]) -> None:
 
 
 def _check_dtypes(network: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Some architectures keep a few weights in float32 by design; no other change of dtype is expected."""
+    """Some architectures keep a few weights in float32 by design; no other change of dtype is expected. A checkpoint's
+    own 8-bit floats are weights that a recipe has quantized.
+    """
     for name, parameter in network.named_parameters():
-        if type(parameter) is torch.nn.Parameter and parameter.is_floating_point():
+        if type(parameter) is torch.nn.Parameter and parameter.is_floating_point() and parameter.itemsize > 1:
             assert parameter.dtype in (dtype, torch.float32), f"{name} is {parameter.dtype}, not {dtype}"
 
 

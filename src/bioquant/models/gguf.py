@@ -4,13 +4,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import redirect_stderr
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from bioquant import checkpoints
 from bioquant.config import ModelConfig, ModelSource
 from bioquant.errors import ModelError
+from bioquant.models.kept import kept
 
 log = logging.getLogger(__name__)
 
@@ -31,28 +31,10 @@ SINGLE_DIGITS = frozenset({"smollm"})
 def converted(model: ModelConfig) -> Path:
     """The converted checkpoint's folder, made now where it is not there yet (20 s for 135M parameters).
 
-    Safe when several processes ask at once: one makes it under a lock, in a folder of another name that is renamed when
-    it is complete. What a killed process left is removed by the next. Raises ModelError.
+    Raises ModelError.
     """
     target = checkpoints.converted_path(model)
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):
-            if not target.is_dir():
-                _make(target, lambda folder: _fill(model, folder))
-    return target
-
-
-def _make(target: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a partial folder, then give it its name in one step."""
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        fill(partial)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return target if target.is_dir() else kept(target, partial(_fill, model))
 
 
 def _fill(model: ModelConfig, folder: Path) -> None:

@@ -7,13 +7,15 @@ it leaves the scales out.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import nn
 
 from bioquant import quantization
-from bioquant.config import QuantConfig, QuantMethod, WeightFormat
+from bioquant.config import Device, QuantConfig, QuantMethod, WeightFormat
 from bioquant.errors import QuantNotAppliedError
+from bioquant.layer_bytes import BITS
 from bioquant.records import QuantizationReport
 
 MODULE_CLASSES = {
@@ -21,53 +23,95 @@ MODULE_CLASSES = {
     QuantMethod.bnb_int8: {WeightFormat.int8: "Linear8bitLt"},
     QuantMethod.bnb_4bit: {WeightFormat.nf4: "Linear4bit", WeightFormat.fp4: "Linear4bit"},
     QuantMethod.quanto: {WeightFormat.int8: "QLinear", WeightFormat.int4: "QLinear"},
-    QuantMethod.torchao: {WeightFormat.int8: "Int8Tensor", WeightFormat.fp8: "Float8Tensor"},
+    QuantMethod.cast: {WeightFormat.bf16: "Linear bfloat16", WeightFormat.fp16: "Linear float16"},
+    QuantMethod.hqq: {weight_format: f"HQQLinear {bits}-bit" for weight_format, bits in BITS.items()},
+    QuantMethod.torchao: {
+        WeightFormat.int8: "Int8Tensor",
+        WeightFormat.fp8: "Float8Tensor",
+        WeightFormat.int4: "Int4TilePackedTo4dTensor",
+    },
+    QuantMethod.torchao_dynamic: {WeightFormat.fp8: "Float8Tensor"},
+    QuantMethod.compressed_tensors: {WeightFormat.fp8: "CompressedTensorsFP8Linear"},
 }
-"""What a linear layer, or else its weight, becomes under each method, by weight format."""
+"""What a linear layer, or else its weight, becomes under each method, by weight format.
+
+Of gptqmodel any class will do: it has one for each kind of kernel.
+"""
 
 
 def report(network: nn.Module, quant: QuantConfig, dtype: torch.dtype, device: str) -> QuantizationReport:
     """Count the modules and the bytes of a model loaded in `dtype` under this recipe.
 
-    Raises QuantNotAppliedError where no linear layer was replaced, or where the weights became no smaller.
+    Raises QuantNotAppliedError where no linear layer was replaced, or where the weights became no smaller; where the
+    weights are unpacked when they are loaded, where a layer is another than it was.
     """
-    classes = Counter(_kind(module) for module in network.modules() if isinstance(module, nn.Linear))
+    unpacked = quantization.dequantizes(quant, Device(device.partition(":")[0]))
+    classes = Counter(_kind(module, dtype) for module in network.modules() if is_linear(module))
     replaced = {name: count for name, count in classes.items() if name != "Linear"}
     found = QuantizationReport(
         replaced=replaced,
         kept={name: count for name, count in classes.items() if name not in replaced},
         bytes_before=_bytes_before(network, dtype),
         bytes_after=size(tensor for module in network.modules() for tensor in _tensors(module)),
-        backend=_backend(quant, device),
+        backend=_backend(None if unpacked else quantization.library(quant), device),
+        dequantized_from=str(quant.method) if unpacked else None,
     )
-    if quant.method is not QuantMethod.none:
+    if unpacked:
+        _check_unpacked(found, quant)
+    elif quant.method is not QuantMethod.none:
         _check(found, quant)
     return found
 
 
-def _kind(module: nn.Linear) -> str:
-    """The class that a method has put in a linear layer's place, else the one that it has put in its weight's."""
-    plain = type(module) is nn.Linear and type(module.weight) is not nn.Parameter
-    return type(module.weight if plain else module).__name__
+def is_linear(module: nn.Module) -> bool:
+    """A linear layer, or what has taken its place: hqq's and gptqmodel's are modules of their own."""
+    return isinstance(getattr(module, "in_features", None), int) and hasattr(module, "out_features")
+
+
+def _kind(module: Any, dtype: torch.dtype) -> str:
+    """The class that a method has put in a linear layer's place, else the one that it has put in its weight's; the bits
+    where a class has several; the dtype where that alone is another.
+    """
+    if _is_hqq(module):
+        return f"{type(module).__name__} {module.meta['nbits']}-bit"
+    if type(module) is not nn.Linear:
+        return type(module).__name__
+    if type(module.weight) is not nn.Parameter:
+        return type(module.weight).__name__
+    return "Linear" if module.weight.dtype is dtype else f"Linear {str(module.weight.dtype).removeprefix('torch.')}"
+
+
+def _is_hqq(module: nn.Module) -> bool:
+    return type(module).__name__ == "HQQLinear"
+
+
+def _check_unpacked(found: QuantizationReport, quant: QuantConfig) -> None:
+    if found.replaced:
+        raise QuantNotAppliedError(
+            f"quant '{quant.name}': its weights were to be unpacked, but the model has {', '.join(found.replaced)}."
+        )
 
 
 def _check(found: QuantizationReport, quant: QuantConfig) -> None:
-    expected = MODULE_CLASSES[quant.method][quant.weight_format]
-    if expected not in found.replaced:
-        raise QuantNotAppliedError(
-            f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by "
-            f"{expected}: check quant.skip_modules ({', '.join(quant.skip_modules)})."
-        )
-    if found.bytes_after >= found.bytes_before:
+    classes = MODULE_CLASSES.get(quant.method, {})
+    for expected in sorted(classes.get(one, "") for one in quantization.formats(quant)):
+        if not found.replaced or expected not in ("", *found.replaced):
+            by = expected or quantization.library(quant)
+            raise QuantNotAppliedError(
+                f"quant '{quant.name}' replaced none of the model's {sum(found.kept.values())} linear layers by {by}: "
+                f"check quant.skip_modules ({', '.join(quant.skip_modules)})."
+            )
+    as_large = found.bytes_after == found.bytes_before and quant.method is QuantMethod.cast  # from 16 bits to 16 bits
+    if found.bytes_after >= found.bytes_before and not as_large:
         raise QuantNotAppliedError(
             f"quant '{quant.name}' left the weights at {found.bytes_after:,} bytes "
             f"({found.bytes_before:,} unquantized): the library replaced the layers but not their weights."
         )
 
 
-def _backend(quant: QuantConfig, device: str) -> str:
+def _backend(library: str | None, device: str) -> str:
     """The library that multiplies, its version and the kind of device, e.g. `bitsandbytes 0.50.2 cpu`."""
-    name = quantization.library(quant) or "torch"
+    name = library or "torch"
     return f"{name} {version(name)} {device.partition(':')[0]}"
 
 
@@ -76,12 +120,20 @@ def _bytes_before(network: nn.Module, dtype: torch.dtype) -> int:
     sizes: dict[int, int] = {}
     buffers = 0
     for module in network.modules():
-        sizes |= {id(value): value.numel() * dtype.itemsize for value in module.parameters(recurse=False)}
-        if isinstance(module, nn.Linear):
-            sizes[id(module.weight)] = module.in_features * module.out_features * dtype.itemsize
+        if is_linear(module):
+            layer: Any = module
+            tensors = [] if layer.bias is None else [layer.bias]
+            sizes[id(weight_of(layer))] = layer.in_features * layer.out_features * dtype.itemsize
         else:
+            tensors = module.parameters(recurse=False)
             buffers += sum(buffer.nbytes for buffer in module.buffers(recurse=False))
+        sizes |= {id(value): value.numel() * dtype.itemsize for value in tensors}
     return sum(sizes.values()) + buffers
+
+
+def weight_of(linear: Any) -> object:
+    """A linear layer's weight, quantized or not; the layer itself where it holds its weight in parts (gptqmodel's)."""
+    return getattr(linear, "W_q" if _is_hqq(linear) else "weight", linear)
 
 
 def size(tensors: Iterable[torch.Tensor]) -> int:
@@ -90,9 +142,15 @@ def size(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """A module's own tensors. bitsandbytes moves the int8 scales into `module.state` in the first forward pass."""
+    """A module's own tensors, those that gptqmodel's layers hold as plain attributes among them. bitsandbytes moves the
+    int8 scales into `module.state` in the first forward pass; in hqq scales and zero points are in a dictionary.
+    """
     yield from module.parameters(recurse=False)
     yield from module.buffers(recurse=False)
+    if is_linear(module):
+        yield from (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+    if _is_hqq(module):
+        yield from (value for value in vars(module)["meta"].values() if isinstance(value, torch.Tensor))
     yield from _attributes(getattr(module, "state", None), ("CB", "SCB"))
 
 

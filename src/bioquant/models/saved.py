@@ -2,6 +2,7 @@
 reload gives the same logits: some libraries give noise, and no error.
 """
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -15,9 +16,11 @@ PROBE = "A 54-year-old woman was given 20 mg of lisinopril for hypertension and 
 """What both are asked. Read as it stands: no chat template, no task."""
 
 
-def store(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) -> None:
+def store(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path, *, quantized: bool = False) -> None:
     """Quantize the model and write its weights, configuration and tokenizer to the folder, as safetensors.
 
+    quantized: the model's checkpoint holds weights that this recipe has quantized: its files are copied, since a loaded
+    layer may hold them in another order.
     Never holds the model twice. Raises QuantError where the recipe cannot be stored, or comes back different; what
     `models.load` raises.
     """
@@ -27,7 +30,8 @@ def store(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) 
             f"registry.save_weights=true: quant '{quant.name}' cannot be stored: {reason}. Leave it out: the version "
             "then quantizes the model when it is loaded."
         )
-    expected = _save(models.load(model, quant, device), folder)
+    written = models.prepare(model) if quantized else None
+    expected = _save(models.load(model, quant, device, quantized=quantized), written, folder)
     found = _logits(load(model, quant, device, folder))
     if not torch.equal(expected, found):
         apart = (expected - found).abs().max().item()
@@ -42,7 +46,14 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, folder: Path) -
     return models.load(checkpoints.in_folder(model, folder), quant, device, quantized=True)
 
 
-def _save(loaded: LoadedModel, folder: Path) -> torch.Tensor:
+def _save(loaded: LoadedModel, written: Path | None, folder: Path) -> torch.Tensor:
+    """Its logits, computed once it is saved: bitsandbytes packs its layers anew when they compute.
+
+    written: where the files are already.
+    """
+    if written is not None:
+        shutil.copytree(written, folder, dirs_exist_ok=True)
+        return _logits(loaded)
     with models.quiet():
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)

@@ -9,7 +9,6 @@ every linear layer but the head; products in bfloat16, whatever the model's dtyp
 recipe of ours.
 """
 
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from bioquant import models
+from bioquant import checkpoints, models, published
 from bioquant.config import Device, EngineConfig, ModelConfig, QuantConfig, QuantMethod
 from bioquant.engine.offers import check_plugin
-from bioquant.errors import BioquantError, ConfigError, ModelError, OutOfMemoryError, QuantError
+from bioquant.errors import BioquantError, ConfigError, ModelError, OutOfMemoryError
 from bioquant.models import vllm_proof
 from bioquant.models.vllm_proof import BNB
 from bioquant.records import QuantizationReport
@@ -78,18 +77,24 @@ def device_of(engine: EngineConfig) -> str:
     return "cpu" if kind == Device.cpu else "cuda:0"
 
 
-def load(model: ModelConfig, quant: QuantConfig, engine: EngineConfig, device: str) -> LoadedVllm:
+def load(
+    model: ModelConfig, quant: QuantConfig, engine: EngineConfig, device: str, *, quantized: bool = False
+) -> LoadedVllm:
     """Fetch, load, quantize and check a model. device: of `device_of`, which comes before.
 
+    quantized: the checkpoint holds weights that this recipe has already quantized, and that vLLM takes as they are.
     Raises ConfigError (a model without files), ModelError (an absent or damaged checkpoint, one that vLLM cannot run),
-    QuantError (a checkpoint that is quantized already), OutOfMemoryError, and QuantNotAppliedError.
+    QuantError (a checkpoint that is not what the recipe needs), OutOfMemoryError, and QuantNotAppliedError.
     """
     folder = _folder(model)
-    stored = stored_method(folder)
-    _check_stored(model, quant, stored)
+    stored = checkpoints.stored_method(folder)
+    published.check(model, quant, folder, quantized=quantized)
+    if stored == BNB:
+        check_plugin(f"model '{model.name}', quantized beforehand by {BNB},")
+    in_flight = quant.method is not QuantMethod.none and stored is None
     started = time.perf_counter()
     try:
-        llm = library().LLM(**arguments(model, quant, engine, folder))
+        llm = library().LLM(**arguments(model, engine, folder, in_flight=in_flight))
     except (RuntimeError, ValueError, AttributeError, AssertionError, ImportError) as error:
         raise load_error(model, quant, engine, error) from error
     load_s = time.perf_counter() - started
@@ -111,9 +116,11 @@ def library() -> Any:
     return import_module("vllm")
 
 
-def arguments(model: ModelConfig, quant: QuantConfig, engine: EngineConfig, folder: Path) -> dict[str, Any]:
-    """What `vllm.LLM` is given. Of the checkpoint's own generation settings nothing is used."""
-    in_flight = quant.method is not QuantMethod.none
+def arguments(model: ModelConfig, engine: EngineConfig, folder: Path, *, in_flight: bool) -> dict[str, Any]:
+    """What `vllm.LLM` is given. Of the checkpoint's own generation settings nothing is used.
+
+    in_flight: whether vLLM is to quantize the weights, which it does in one way only.
+    """
     return {
         "model": str(folder),
         "config_format": "hf",
@@ -140,23 +147,6 @@ def _folder(model: ModelConfig) -> Path:
             "another model, or engine=transformers."
         )
     return folder
-
-
-def stored_method(folder: Path) -> str | None:
-    """How the checkpoint was quantized beforehand, by its config.json; None where it was not."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("quantization_config") or config.get("compression_config")
-    return None if found is None else str(found["quant_method"])
-
-
-def _check_stored(model: ModelConfig, quant: QuantConfig, stored: str | None) -> None:
-    if stored is not None and quant.method is not QuantMethod.none:
-        raise QuantError(
-            f"quant '{quant.name}' cannot be applied to model '{model.name}', whose checkpoint is quantized already "
-            f"({stored}): choose quant=none, which leaves it as it is."
-        )
-    if stored == BNB:
-        check_plugin(f"model '{model.name}', quantized beforehand by {BNB},")
 
 
 def eos_token_id(model: ModelConfig, folder: Path) -> int | list[int] | None:

@@ -41,7 +41,7 @@ def report(
         backend=_backend(quant, stored, device),
     )
     _check(found, quant, stored)
-    if quant.method is not QuantMethod.none:
+    if quant.method is not QuantMethod.none and stored is None:
         _check_nf4(found, quant, {state.quant_type for layer in linears for state in _states(layer)})
     return found
 
@@ -72,7 +72,7 @@ def _counted(layers: Mapping[str, int]) -> str:
 
 def _backend(quant: QuantConfig, stored: str | None, device: str) -> str:
     """The libraries that multiply, their versions and the kind of device."""
-    bnb = quant.method is not QuantMethod.none or stored == BNB
+    bnb = stored == BNB or (stored is None and quant.method is not QuantMethod.none)
     names = ("vllm", "vllm-bnb-plugin", BNB) if bnb else ("vllm",)
     method = [] if stored in (None, BNB) else [stored]
     return " ".join([*(f"{name} {version(name)}" for name in names), *method, device.partition(":")[0]])

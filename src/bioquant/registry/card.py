@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
+from bioquant import quantization
 from bioquant.answering import max_new_tokens
 from bioquant.compare import Comparison
 from bioquant.config import PolicyConfig, QuantMethod, TaskKind
@@ -171,9 +172,20 @@ def _quant(recipe: Recipe, *, stores_weights: bool) -> str:
     quant = recipe.quant
     if quant.method is QuantMethod.none:
         return "none"
-    computed = quant.compute_dtype or recipe.model.dtype
-    where = "quantized weights stored with this version" if stores_weights else "quantized when loaded"
+    computed = quantization.computed_in(recipe.model, quant)
+    where = "quantized weights stored with this version" if stores_weights else _made(recipe)
     return f"{quant.name} ({quant.method}, {quant.weight_format}, computed in {computed}), {where}"
+
+
+def _made(recipe: Recipe) -> str:
+    """Where the quantized weights of a version come from that stores none."""
+    quant = recipe.quant
+    if quantization.is_published(quant):
+        return f"published as {recipe.model.calibrated[quant.name]}"
+    if quantization.calibrates(quant):
+        text = quant.calibration
+        return f"calibrated where it is first loaded, on {text.task or text.file} (text {(text.sha256 or '')[:12]})"
+    return "quantized when loaded"
 
 
 def _prompt(recipe: Recipe) -> str:

@@ -24,14 +24,16 @@ def params(made: Recipe) -> dict[str, str]:
 
 def store_weights(made: Recipe, folder: Path) -> Path:
     """Quantize and store, proved by a reload. Raises QuantError, and what loading the model raises."""
-    from bioquant.models import saved  # torch, which only this needs
+    from bioquant import loading  # torch, which only this needs
+    from bioquant.models import saved
 
     if made.engine.name != "transformers":
         raise QuantError(
             f"registry.save_weights=true: engine '{made.engine.name}' does not load weights that transformers has "
             "quantized. Leave it out: the version then quantizes the model when it is loaded."
         )
-    saved.store(made.model, made.quant, made.engine.device, folder)
+    source, quantized = loading.weights(made.config)
+    saved.store(source, made.quant, made.engine.device, folder, quantized=quantized)
     return folder
 
 

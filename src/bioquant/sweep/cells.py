@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
-from bioquant import datasets, places, prompts, quantization
+from bioquant import calibration, datasets, places, prompts, recipe_checks
 from bioquant.config import RunConfig
 from bioquant.engine import offers
 from bioquant.hardware import Gpu, capability_of, device_of, with_budget
@@ -75,8 +75,9 @@ def plan_sweep(configs: Sequence[RunConfig], commands: Sequence[str], folder: Pa
             dataset = datasets.load(config.task, places.data_root(config.data.root))
             read[key] = dataset, len(prompts.clean_pool(dataset.test, dataset.pool))
         dataset, num_pool = read[key]
-        cell = Cell(plan(with_budget(config, gpus), dataset), folder / str(number), command)
-        reason = unmet(config, num_pool, gpus) or _again(cell, seen)
+        planned = calibration.decided(with_budget(config, gpus))
+        cell = Cell(plan(planned, dataset), folder / str(number), command)
+        reason = unmet(config, num_pool, gpus) or calibration.unmet(config, dataset) or _again(cell, seen)
         if reason is None:
             cells.append(cell)
         else:
@@ -86,11 +87,11 @@ def plan_sweep(configs: Sequence[RunConfig], commands: Sequence[str], folder: Pa
 
 def unmet(config: RunConfig, num_pool: int, gpus: Sequence[Gpu]) -> str | None:
     """Why this cell cannot run, by the rules its parts declare; None where it can. Raises QuantError."""
-    quantization.check_recipe(config.quant)
+    recipe_checks.check_recipe(config.quant, by_vllm=config.engine.name == "vllm")
     device = device_of(config, gpus)
     return (
         offers.unmet(config)
-        or quantization.unmet(config.quant, config.model, device, capability_of(device, gpus))
+        or recipe_checks.unmet(config.quant, config.model, device, capability_of(device, gpus))
         or prompts.unmet(config.task, config.prompt, num_pool)
     )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bioquant import quantization
 from bioquant.config import EngineConfig, RunConfig
 from bioquant.plan import RunPlan, versions
 from bioquant.records import Audit, Footprint, Latency, Outcome, Percentiles, QuantCheck, RunResult
@@ -35,7 +36,9 @@ def run_params(config: RunConfig, sweep_id: str | None) -> dict[str, str]:
         "quant.weight_format": quant.weight_format,
         "quant.bits": quant.bits,
         "quant.double_quant": quant.double_quant,
-        "quant.compute_dtype": quant.compute_dtype or model.dtype,
+        "quant.group_size": quant.group_size or quant.block_size or "",
+        "quant.overrides": ", ".join(f"{name}: {found}" for name, found in quant.overrides.items()),
+        "quant.compute_dtype": quantization.computed_in(model, quant),
         "task.kind": config.task.kind,
         "task.max_new_tokens": config.task.max_new_tokens,
         "prompt.num_shots": prompt.num_shots,

@@ -4,9 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 from bioquant import checkpoints, compose, tables
-from bioquant.config import ModelConfig
+from bioquant.config import ModelConfig, ModelSource
 
-HEADINGS = ("model", "domain", "source", "parameters", "dtype", "licence", "gated", "cached")
+HEADINGS = ("model", "domain", "source", "parameters", "dtype", "licence", "gated", "cached", "published as")
+
+UNPACKED = (ModelSource.gguf, ModelSource.wheel)
+"""Sources whose weights are in a GGUF file: they are dequantized when it is converted."""
 
 ONLY_JSON = ("source", "dtype")
 
@@ -27,12 +30,13 @@ def line(model: ModelConfig) -> list[str]:
     return [
         model.name,
         str(model.domain),
-        str(model.source),
+        f"{model.source}, dequantized" if model.source in UNPACKED else str(model.source),
         size(model.num_parameters),
         str(model.dtype),
         model.licence,
         gated,
         cached,
+        ", ".join(model.calibrated) or "-",
     ]
 
 

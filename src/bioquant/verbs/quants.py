@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bioquant import compose, hardware, layer_bytes, quantization, tables
+from bioquant import compose, hardware, layer_bytes, quantization, recipe_checks, tables
 from bioquant.config import Device, QuantConfig, QuantMethod
 from bioquant.engine import offers
 from bioquant.hardware import Gpu
@@ -15,10 +15,13 @@ WIDTH = 80
 
 HEADINGS = ("quant", "weights", "bits", "needs", "runs on", "saved", "vllm", "here")
 
-LEGEND = """bits: of a weight with its quantization state, in a layer of 4096 x 4096
+LEGEND = """own: the model's dtype
+*: of a published checkpoint, which model.calibrated names for the recipe
+bits: of a weight with its quantization state, in a layer of 4096 x 4096; 16
+  where transformers unpacks a checkpoint: its quality, not its memory and speed
 saved: registry.save_weights=true stores the quantized weights; bioquant serve
   answers with any recipe, which it applies when it loads the model
-vllm: engine=vllm quantizes to it
+vllm: engine=vllm quantizes to it, or takes it as it is published
 here: the devices of this machine that it runs on"""
 
 
@@ -27,6 +30,7 @@ class Standing:
     """A recipe, and how it stands on this machine.
 
     bits_per_weight: with quantization state; None for what is left in the model's dtype.
+    calibrated: it loads a published checkpoint. unpacked: whose weights get their full size again wherever it runs.
     keeps: modules it leaves alone, beside embeddings and norms. unsavable: why its weights cannot be stored.
     here: this machine's devices that it runs on; missing: why it does not run on the others, or at all.
     """
@@ -38,6 +42,7 @@ class Standing:
     devices: list[str]
     compute_capability: float | None
     calibrated: bool
+    unpacked: bool
     library: str | None
     keeps: list[str]
     unsavable: str | None
@@ -72,8 +77,9 @@ def standing(quant: QuantConfig, gpus: Sequence[Gpu]) -> Standing:
         devices=[str(device) for device in quant.requires.devices],
         compute_capability=quant.requires.compute_capability,
         calibrated=quant.requires.calibrated,
+        unpacked=all(quantization.dequantizes(quant, device) for device in quant.requires.devices),
         library=quantization.library(quant),
-        keeps=[] if plain else quant.skip_modules,
+        keeps=[] if plain or quantization.is_published(quant) else quant.skip_modules,
         unsavable=quantization.unsavable(quant),
         vllm=offers.vllm_makes(quant),
         here=here,
@@ -81,9 +87,9 @@ def standing(quant: QuantConfig, gpus: Sequence[Gpu]) -> Standing:
     )
 
 
-def order(one: Standing) -> tuple[str, float]:
-    """By library, the most bits first."""
-    return one.library or "", -(one.bits_per_weight or 0)
+def order(one: Standing) -> tuple[bool, str, float]:
+    """The baseline first; by library, the most bits first."""
+    return one.quant != "none", one.library or "", -(one.bits_per_weight or 0)
 
 
 def runs(quant: QuantConfig, gpus: Sequence[Gpu]) -> tuple[list[str], str | None]:
@@ -93,7 +99,7 @@ def runs(quant: QuantConfig, gpus: Sequence[Gpu]) -> tuple[list[str], str | None
         return [], lacking
     places = [Device.cpu, Device.cuda] if gpus else [Device.cpu]
     reasons = {
-        place: quantization.unmet_by_device(quant, place, hardware.capability_of(place, gpus)) for place in places
+        place: recipe_checks.unmet_by_device(quant, place, hardware.capability_of(place, gpus)) for place in places
     }
     here = [str(place) for place, reason in reasons.items() if reason is None]
     return here, next((reason for reason in reasons.values() if reason is not None), None)
@@ -104,24 +110,30 @@ def show(found: Sequence[Standing]) -> None:
     tables.show(HEADINGS, [line(one) for one in found], as_json=False)
     print(LEGEND)
     print(f"left alone: embeddings, norms, {', '.join(sorted({name for one in found for name in one.keeps}))}")
-    for reason in (one.missing for one in found if one.missing is not None):
+    reasons = {one.library or one.quant: one.missing for one in reversed(found) if one.missing is not None}
+    for reason in reversed(reasons.values()):
         print(textwrap.fill(reason, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def line(one: Standing) -> list[str]:
     """One recipe's row."""
-    needs = [one.library or "-", *(["a calibrated checkpoint"] if one.calibrated else [])]
     devices = [device if device == "cpu" else cuda(one.compute_capability) for device in one.devices]
     return [
         one.quant,
-        "as loaded" if one.weight_format == "none" else one.weight_format,
+        weights(one),
         "-" if one.bits_per_weight is None else f"{one.bits_per_weight:.2f}",
-        ", ".join(needs),
-        ", ".join(devices),
+        (one.library or "-").replace("d-t", "d-\nt"),
+        " ".join(devices),
         "no" if one.unsavable else "yes",
         "yes" if one.vllm else "no",
-        ", ".join(one.here) or "no",
+        " ".join(one.here) or "no",
     ]
+
+
+def weights(one: Standing) -> str:
+    """How they are stored, and whether in a published checkpoint."""
+    form = "own" if one.weight_format == "none" else one.weight_format
+    return f"{form}*" if one.calibrated else form
 
 
 def cuda(capability: float | None) -> str:

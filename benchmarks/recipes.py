@@ -1,0 +1,96 @@
+"""Every recipe that runs on a CPU, on one model: bytes, perplexity, divergence, speed, and quality on two tasks.
+
+    python benchmarks/recipes.py                    # SmolLM2-135M; needs the extras: make extras installs .venv_extras
+    python benchmarks/recipes.py --folder DIR       # keeps the runs, and goes on where it stopped
+
+One sweep through `bioquant run -m ... quant.check=true`; the table is read from the MLflow runs that it logged.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from bioquant import compose, quantization
+from bioquant.config import Device, QuantConfig
+
+QUANTS: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
+TASKS = ("demo_qa", "demo_ner")
+FIGURES = {
+    "weights MiB": ("memory/weights_mib", ".0f"),
+    "perplexity": ("check/perplexity", ".4g"),
+    "KL": ("check/kl", ".3f"),
+    "load s": ("load/seconds", ".1f"),
+}
+
+
+def command(model: str) -> list[str]:
+    """What a user types."""
+    recipes = [name for name, quant in QUANTS.items() if runs_here(quant)]
+    recipes.sort(key=lambda name: name != "none")
+    return [
+        *("run", "-m", f"model={model}", f"quant={','.join(recipes)}", f"task={','.join(TASKS)}"),
+        *("quant.check=true", "engine.device=cpu", "engine.batch=8", "measure.latency_examples=0"),
+    ]
+
+
+def runs_here(quant: QuantConfig) -> bool:
+    return Device.cpu in quant.requires.devices and quantization.lacking_library(quant) is None
+
+
+def finished(folder: Path) -> Sequence[Run]:
+    client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, "attributes.status = 'FINISHED'", order_by=["attributes.start_time"])
+    return [run for run in runs if "quality" in run.data.metrics]
+
+
+def rows(runs: Sequence[Run]) -> list[list[str]]:
+    cells: dict[str, dict[str, Run]] = defaultdict(dict)
+    for run in runs:
+        cells[run.data.params["quant"]][run.data.params["task"]] = run
+    return [row(quant, cells[quant]) for quant in cells if cells[quant].keys() == set(TASKS)]
+
+
+def row(quant: str, cells: Mapping[str, Run]) -> list[str]:
+    first = cells[TASKS[0]].data.metrics
+    figures = [format(first[key], shape) if key in first else "-" for key, shape in FIGURES.values()]
+    speed = [f"{cells[task].data.metrics['throughput/output_tokens_per_s']:.1f}" for task in TASKS]
+    return [f"`{quant}`", *figures, *speed, *(quality(cells[task].data.metrics) for task in TASKS)]
+
+
+def quality(found: Mapping[str, float]) -> str:
+    return f"{found['quality']:.2f} [{found['quality_ci_low']:.2f}, {found['quality_ci_high']:.2f}]"
+
+
+def show(runs: Sequence[Run]) -> None:
+    head = ["quant", *FIGURES, *(f"{task} tokens/s" for task in TASKS), *TASKS]
+    for line in (head, ["---"] * len(head), *rows(runs)):
+        print(f"| {' | '.join(line)} |")
+    tags = runs[0].data.tags
+    print({key: value for key, value in tags.items() if key in ("device", "hardware") or key.startswith("version")})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--folder", type=Path, help="where the runs are kept")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
+        asked = command(options.model)
+        print("bioquant", *asked, flush=True)
+        environment = {**os.environ, "BIOQUANT_ROOT": str(folder)}
+        subprocess.run([sys.executable, "-m", "bioquant", *asked], env=environment, check=True)
+        show(finished(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Libraries that talk, and that reach into the process: kept quiet, and what they changed put back."""
+
+import logging
+import os
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+
+
+@contextmanager
+def contained() -> Generator[None]:
+    """Whatever is imported, loaded and run here prints nothing and leaves the process's settings alone.
+
+    gptqmodel prints a banner, makes the root logger write to stderr, and sets the hub's cache, the order of the GPUs
+    and torch's allocator by environment variables; optimum reads every attribute of a model, deprecated ones too.
+    compressed-tensors shows progress bars that have no switch.
+    """
+    root = logging.getLogger()
+    handlers, level, environment = list(root.handlers), root.level, dict(os.environ)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            _restore(environment)
+    if "logbar" in logging.Logger.manager.loggerDict:  # gptqmodel's own, which writes to stdout
+        logging.getLogger("logbar").setLevel(logging.ERROR)
+
+
+def _restore(environment: dict[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
