@@ -23,7 +23,7 @@ def test_the_loaded_layers_have_blocks_of_that_size(name: str, block_size: int):
     network: Any = loaded.model
     assert network.model.layers[0].mlp.down_proj.weight.quant_state.blocksize == block_size
     assert loaded.report.replaced == {"Linear4bit": 14}
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant)
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant, Device.cpu)
     assert not torch.equal(logits(loaded), logits(models.load(TINY, QUANTS[name], Device.cpu)))
 
 
@@ -50,4 +50,4 @@ def test_stored_blocks_come_back_as_they_were(tmp_path: Path):
     saved.store(model, quant, Device.cpu, tmp_path / "stored")
     found = saved.load(model, quant, Device.cpu, tmp_path / "stored")
     assert torch.equal(logits(found), logits(models.load(model, quant, Device.cpu)))
-    assert found.report.bytes_after == memory.weights(memory.anatomy(TINY), quant)
+    assert found.report.bytes_after == memory.weights(memory.anatomy(TINY), quant, Device.cpu)

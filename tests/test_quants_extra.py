@@ -129,7 +129,7 @@ def test_a_run_of_each_says_nothing_but_its_table(bioquant: Command) -> None:
 def test_each_architecture_loads_under_every_recipe_in_the_predicted_bytes(name: str, family: str):
     model = small(FAMILIES[family])
     loaded = models.load(model, QUANTS[name], Device.cpu)
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(model), QUANTS[name])
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(model), QUANTS[name], Device.cpu)
     assert 0.3 < logits(loaded).std().item() < 3
 
 
@@ -140,7 +140,7 @@ def test_hqqs_groups_are_of_the_size_that_is_asked_for(group_size: int):
     loaded = models.load(TINY, quant, Device.cpu)
     network: Any = loaded.model
     assert network.model.layers[0].mlp.down_proj.meta["scale"].shape == (256 * 128 // group_size, 1)
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant)
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant, Device.cpu)
 
 
 @installed
@@ -148,7 +148,7 @@ def test_groups_that_do_not_pack_end_it_with_what_to_do():
     odd = replace(TINY, architecture={**TINY.architecture, "intermediate_size": 101})
     models.load(odd, QUANTS["hqq_int4"], Device.cpu)  # 202 groups
     assert message(QuantError, odd, QUANTS["hqq_int2"]) == (
-        "quant 'hqq_int2' cannot be applied to model 'tiny_random' (ValueError: 101 x 128 weights of 2 bits do not "
+        "quant 'hqq_int2' cannot be applied to model 'tiny_random' (ValueError: 128 x 101 weights of 2 bits do not "
         "pack into whole bytes in groups of 64): choose another recipe, or add the module to quant.skip_modules."
     )
 
@@ -172,7 +172,7 @@ def test_a_mixed_recipe_is_what_it_says_layer_by_layer(
     quant = replace(QUANTS[name], overrides=overrides)
     loaded = models.load(TINY, quant, Device.cpu)
     assert loaded.report.replaced == replaced
-    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant)
+    assert loaded.report.bytes_after == memory.weights(memory.anatomy(TINY), quant, Device.cpu)
     answer(loaded, "Does aspirin help?", 4)
     typo = replace(quant, overrides={"down_prj": WeightFormat.int8})
     assert "did you mean 'down_proj'?" in message(QuantError, TINY, typo)
@@ -243,7 +243,7 @@ def test_dynamic_float8_has_the_predicted_bytes(monkeypatch: pytest.MonkeyPatch)
     model = replace(TINY, dtype=Dtype.bfloat16)
     report = models.load(model, quant, Device.cpu).report
     assert report.replaced == {"Float8Tensor": 14}
-    assert report.bytes_after == memory.weights(memory.anatomy(model), quant)
+    assert report.bytes_after == memory.weights(memory.anatomy(model), quant, Device.cpu)
 
 
 @installed
