@@ -25,7 +25,8 @@ def test_the_locks_differ_by_the_libraries_of_cuda_alone() -> None:
 
 
 def test_what_is_locked_is_what_was_tested() -> None:
-    assert {name: version for name, version in CPU.items() if TESTED.get(name) != version} == {}
+    installers = {"pip"}  # an environment brings its own
+    assert {name: version for name, version in CPU.items() if TESTED.get(name) != version}.keys() <= installers
 
 
 @pytest.mark.parametrize("lock", [CPU, CUDA], ids=["cpu", "cuda"])
