@@ -90,7 +90,7 @@ class Bash:
         while until not in shown:
             assert time.monotonic() < deadline, shown
             if select.select([self.master], [], [], 1)[0]:
-                shown += os.read(self.master, 4096).decode()
+                shown += os.read(self.master, 4096).decode().replace("\a", "")  # the bell of what is ambiguous
         return shown
 
     def close(self) -> None:
