@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart test extras check fix clean
+.PHONY: help install quickstart test extras check fix lock wheel sbom clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -34,7 +34,7 @@ $(VENV)/.installed: pyproject.toml requirements/constraints.txt
 
 quickstart: install  ## the quickstart sweep: one small model, three precisions, four tasks; minutes on a CPU
 	@$(BIN)/bioquant run experiment=quickstart
-	@echo "Open the UI: $(BIN)/bioquant ui   then http://127.0.0.1:5000"
+	@echo "Open the UI: $(BIN)/bioquant ui   and the page it names"
 
 # A file is one worker's: its fixtures are made once. Half of the time tests wait for processes they have started.
 test: install  ## the whole test suite, fast tests first
@@ -54,5 +54,21 @@ fix: install  ## format and repair what ruff can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# From constraints.txt, for Linux on x86-64. PyPI's torch is the CUDA build; PyTorch's CPU build is of an index of its own and has no hash here.
+LOCK := UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --no-annotate --custom-compile-command "make lock" --python-version 3.11 \
+	--python-platform x86_64-unknown-linux-gnu --constraint requirements/constraints.txt --extra server pyproject.toml
+
+lock: install  ## pin what users install, from constraints.txt: requirements/cuda.txt with hashes, requirements/cpu.txt
+	$(LOCK) --generate-hashes --output-file requirements/cuda.txt
+	$(LOCK) --output-file requirements/cpu.txt
+	sed -i -E '/^nvidia-ml-py/!{/^(nvidia-|cuda-|triton==)/d}' requirements/cpu.txt
+
+wheel: install  ## build the wheel into dist/
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
+
+sbom: install  ## list what is installed in .venv as CycloneDX JSON: dist/sbom.json
+	mkdir -p dist
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom cyclonedx-py environment --output-file dist/sbom.json $(BIN)/python
+
 clean:  ## remove the environment and what runs left behind
-	rm -rf $(VENV) .venv_extras mlruns multirun/*
+	rm -rf $(VENV) .venv_extras dist mlruns multirun/*

@@ -1,7 +1,12 @@
 """The house's rules: who may import whom, and how large a room may grow."""
 
 import ast
+import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -46,6 +51,9 @@ ONLY_IN = {
     "fastapi": {"serving.app", "serving.server"},
     "uvicorn": {"serving.server"},
 }
+
+MOST_MODULES_FOR_HELP = 80
+"""Modules that `bioquant --help` may load beyond those of a bare Python; torch alone has over a thousand."""
 
 LONGEST_FUNCTION = 40
 LONGEST_MODULE = 400
@@ -108,3 +116,39 @@ def test_rooms_and_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < LONGEST_FUNCTION, node.name
+
+
+def loaded(code: str) -> set[str]:
+    """The modules that a fresh Python has loaded once it has run the code."""
+    script = f"{code}\nimport sys; print('\\n' + ' '.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_little_and_nothing_but_the_standard_library() -> None:
+    shown = "import contextlib\nfrom bioquant.cli import main\nwith contextlib.suppress(SystemExit): main(['--help'])"
+    more = loaded(shown) - loaded("pass")
+    assert {name.split(".")[0] for name in more} - sys.stdlib_module_names == {"bioquant"}
+    assert len(more) <= MOST_MODULES_FOR_HELP, sorted(more)
+
+
+def declared() -> set[str]:
+    """The distributions that pyproject.toml names, extras too."""
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    return {plain(re.split(r"[\[<>=!~; ]", requirement)[0]) for requirement in wanted}
+
+
+def plain(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_what_is_imported_is_declared(path: Path) -> None:
+    top = {imported.split(".")[0] for imported in imports(path)} - sys.stdlib_module_names
+    owners = packages_distributions()
+    foreign = top - {"bioquant", "hydra_plugins", "__future__"}
+    undeclared = {
+        library for library in foreign if library in owners and not set(map(plain, owners[library])) & declared()
+    }
+    assert not undeclared

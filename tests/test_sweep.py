@@ -267,7 +267,7 @@ def test_ctrl_c_once_finishes_the_examples_in_flight_and_the_same_command_goes_o
     assert parent.info.status == "FINISHED"
     assert killed.info.status == "KILLED"
     assert [run.info.status for run in finished] == ["FINISHED", "FINISHED"]
-    assert {run.data.tags["sweep_id"] for run in (parent, killed, *finished)} == {parent.info.run_name}
+    assert {run.data.tags["sweep_id"] for run in (parent, killed, *finished)} == {parent.data.tags["sweep_id"]}
 
 
 @pytest.mark.slow

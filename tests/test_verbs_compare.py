@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from bioquant import tables
 from bioquant.cli import main
 from conftest import Command
 from generated import METRICS, Cell, log
@@ -55,6 +56,19 @@ def test_a_table_with_verdicts_and_what_could_not_be_compared(capsys: pytest.Cap
     assert (
         "no finished run of its baseline: bioquant run model=other quant=none task=pubmedqa prompt=zero_shot" in shown
     )
+
+
+def test_a_terminal_of_80_columns_gets_what_is_lost_and_what_is_saved_below_each_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "width", lambda: 80)
+    assert main(["compare"]) == 0
+    shown = capsys.readouterr().out.partition("\ndelta: ")[0]
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    assert "…" not in shown
+    first, second = (line for line in shown.splitlines() if line.startswith("bnb_nf4"))
+    assert "0.917 → 0.850 -6.7 [" in first
+    assert second.endswith("worse")
 
 
 def test_flips_with_their_answers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,22 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from bioquant.errors import BioquantError, did_you_mean
-
-VERBS = {
-    "run": "run one cell, or with -m a sweep of cells (a Hydra application)",
-    "plan": "predict a cell's or a sweep's memory, time and disk; nothing is loaded",
-    "compare": "each quantized cell beside its baseline: what it loses and saves, and how sure that is",
-    "recommend": "which model, at which precision, prompted how: under a policy, with a report",
-    "register": "make a recommendation, or a run, a version in the model registry that answers as it did",
-    "serve": "a registered model version over HTTP: requests in batches, health, limits",
-    "ui": "open the MLflow UI on this project's runs",
-    "sync": "deliver what was logged while the tracking server was away",
-    "doctor": "check this machine, say what to do about what is missing; --reap closes runs whose process is gone",
-    "models": "list the models: size, licence, gated or not, cached or not",
-    "quants": "list the quantization recipes: bits a weight, what each needs, and what works on this machine",
-    "tasks": "list the tasks: kind, labels, licence, where their files are looked for",
-}
-
+from bioquant.verbs import VERBS
 
 NO_TELEMETRY = {"HF_HUB_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """Read by the libraries when they are imported, in workers too."""
@@ -34,7 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 asked for wrongly, 130 interrupted, 141 nobody reads the output any more (`| head`).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help", "--version"):
+    if given[:1] == ["--version"]:
+        print(f"bioquant {_version()}")
+        return 0
+    if not given or given[0] in ("-h", "--help"):
         _parser().parse_args(given or ["--help"])
         return 0
     verb, rest = given[0], given[1:]
@@ -76,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Which language model, at which precision, prompted how, for biomedical text on the GPU you own.",
         epilog="bioquant VERB --help says more about a verb.",
     )
-    parser.add_argument("--version", action="version", version=f"bioquant {_version()}")
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
     # argparse makes the column of names as wide as this placeholder: it must not be shorter than a verb.
     verbs = parser.add_subparsers(title="verbs", metavar="VERB [arguments]")
     for verb, help_text in VERBS.items():

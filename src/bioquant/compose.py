@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
@@ -94,6 +95,19 @@ def compose_all(overrides: Sequence[str], config_dir: str | None = None) -> list
 
         jobs = _jobs(overrides, extra)
         return _from_parts(one, jobs) or [one(job) for job in jobs]
+
+
+class _Completion(DefaultCompletionPlugin):
+    """Hydra's completion, without a shell around it."""
+
+    def ways_on(self, line: str) -> list[str]:
+        return self._query("config", line)
+
+
+def complete(before: Sequence[str], typed: str) -> list[str]:
+    """What Hydra knows that the override being typed can become, beside those before it."""
+    with _composing(None):
+        return _Completion(GlobalHydra.instance().config_loader()).ways_on(" ".join([*before, typed]))
 
 
 def _jobs(overrides: Sequence[str], extra: Sequence[str]) -> list[list[str]]:

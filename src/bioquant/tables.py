@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
@@ -111,16 +113,22 @@ def _figure(value: object, form: str) -> str:
     return f"{value:.1f}" if form == ".0f" and isinstance(value, float) and value < 10 else format(value, form)
 
 
-def show(headings: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
-    """A plain listing: a table, or with `as_json` a list of objects keyed by the headings."""
+def show(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool, only_json: Sequence[str] = ()
+) -> None:
+    """A plain listing: a table, or with `as_json` a list of objects keyed by the headings.
+
+    only_json: headings that a terminal has no room for. What a row is named by, its first cell, is never broken.
+    """
     if as_json:
         print(json.dumps([dict(zip(headings, line, strict=True)) for line in rows], indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = [number for number, heading in enumerate(headings) if heading not in only_json]
+    for number in shown:
+        table.add_column(headings[number], overflow="fold", no_wrap=number == 0)
     for line in rows:
-        table.add_row(*line)
+        table.add_row(*(line[number] for number in shown))
     print_table(table)
 
 
@@ -132,8 +140,22 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def print_table(table: Table) -> None:
     """On a terminal as wide as it is, elsewhere as wide as the table needs, so that a pipe cuts nothing."""
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else 200
     text = io.StringIO()  # writing to stdout itself, rich ends the process where nobody reads any more
-    Console(file=text, force_terminal=terminal, width=width, highlight=False, markup=False).print(table)
-    print(text.getvalue(), end="")
+    Console(file=text, force_terminal=is_styled(), width=width(), highlight=False, markup=False).print(table)
+    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def width() -> int:
+    """Columns there are: those of the terminal, elsewhere as many as a table may need."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+
+
+def say(line: str) -> None:
+    """A line of prose; on a terminal broken between its words, further lines indented."""
+    broken = textwrap.fill(line, width(), subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    print(broken if sys.stdout.isatty() else line)
+
+
+def is_styled() -> bool:
+    """Whether bold type reaches a reader: not in a pipe, not on a dumb terminal, not where $NO_COLOR is set."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")

@@ -7,10 +7,12 @@ from pathlib import Path
 import sqlalchemy
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 
 from bioquant.errors import TrackingError
 from bioquant.places import without_password
+from bioquant.tracking import views
 from bioquant.tracking.calls import AwayError, RefusedError, UnwellError, asked, unrepeated
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -53,20 +55,28 @@ def connect(uri: str, experiment: str) -> str:
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return client.create_experiment(name, artifact_location=_artifacts(uri, name), tags=EXPERIMENT_TAGS)
-        except MlflowException as error:
-            found = client.get_experiment_by_name(name)
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
-                raise
+    found = client.get_experiment_by_name(name) or _created(client, name, uri)
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
             f"experiment '{name}' was deleted in the tracking store: restore it (mlflow experiments restore "
             f"--experiment-id {found.experiment_id}), or choose another name with tracking.experiment."
         )
+    for tag, value in views.tags(found.experiment_id).items():
+        if tag not in found.tags:  # what somebody made of it in the UI stays
+            client.set_experiment_tag(found.experiment_id, tag, value)
     return found.experiment_id
+
+
+def _created(client: MlflowClient, name: str, uri: str) -> Experiment:
+    """The experiment, made here, or a moment before by another process."""
+    try:
+        made = client.create_experiment(name, artifact_location=_artifacts(uri, name), tags=EXPERIMENT_TAGS)
+        return client.get_experiment(made)
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+            raise
+        return found
 
 
 def _artifacts(uri: str, experiment: str) -> str | None:

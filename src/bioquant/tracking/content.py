@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bioquant import quantization
@@ -93,9 +94,21 @@ def _note(plan: RunPlan) -> str:
     config = plan.config
     return (
         f"**{config.task.name}** ({config.task.description}) answered by **{config.model.name}** at "
-        f"**{config.quant.name}**, prompted **{config.prompt.name}**: {len(plan.examples)} of "
+        f"**{config.quant.name}**, prompted **{config.prompt.name}**: {plan.num_examples} of "
         f"{plan.dataset.num_test} test examples."
     )
+
+
+def sweep_name(axes: Mapping[str, Sequence[str]]) -> str:
+    """How a sweep reads in a list: `sweep · smollm2_135m · 3 quants · 4 tasks · zero_shot`."""
+    parts = (values[0] if len(values) == 1 else f"{len(values)} {axis}s" for axis, values in axes.items())
+    return " · ".join(("sweep", *parts))
+
+
+def sweep_note(axes: Mapping[str, Sequence[str]], cells: str) -> str:
+    """The description shown at the top of a sweep's page. cells: where its cells are."""
+    lines = (f"- {axis}: {', '.join(values)}" for axis, values in axes.items())
+    return "\n".join((f"A **sweep**; [its cells]({cells}).", "", *lines))
 
 
 def owner_tags() -> dict[str, str]:
@@ -108,7 +121,7 @@ def dataset_input(plan: RunPlan) -> Input:
     """The dataset as a logged input. MLflow allows 36 characters of digest; the whole is the tag `dataset_sha256`."""
     profile = {
         "num_test": plan.dataset.num_test,
-        "num_evaluated": len(plan.examples),
+        "num_evaluated": plan.num_examples,
         "num_pool": len(plan.dataset.pool),
     }
     return Input(

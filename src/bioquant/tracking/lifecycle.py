@@ -16,7 +16,17 @@ from bioquant import timeline
 from bioquant.errors import DiskFullError, is_disk_full, kind_of
 from bioquant.plan import RunPlan
 from bioquant.records import RunResult
-from bioquant.tracking.content import dataset_input, metric_values, owner_tags, result_tags, run_params, run_tags
+from bioquant.tracking import views
+from bioquant.tracking.content import (
+    dataset_input,
+    metric_values,
+    owner_tags,
+    result_tags,
+    run_params,
+    run_tags,
+    sweep_name,
+    sweep_note,
+)
 from bioquant.tracking.delivering import flush
 from bioquant.tracking.events import Batch, Create, End, Event, File, Point, Reopen, Status, Text
 from bioquant.tracking.store import Store
@@ -71,9 +81,10 @@ def start_run(store: Store, plan: RunPlan, folder: Path, *, sweep_id: str | None
 
 def start_sweep(store: Store, sweep_id: str, folder: Path, axes: Mapping[str, Sequence[str]]) -> str:
     """Open the parent run of a sweep; its params are the values each axis takes."""
-    tags = {"sweep_id": sweep_id, "bioquant.kind": "sweep", "folder": str(folder)} | owner_tags()
+    note = sweep_note(axes, views.cells_of(store.experiment_id, sweep_id))
+    tags = {"sweep_id": sweep_id, "bioquant.kind": "sweep", "folder": str(folder), views.NOTE: note} | owner_tags()
     params = {axis: ",".join(values) for axis, values in axes.items()} | {"sweep_id": sweep_id}
-    return _start(store, Create(name=sweep_id, tags=tags, start_ms=_now_ms()), [Batch(params=params)])
+    return _start(store, Create(name=sweep_name(axes), tags=tags, start_ms=_now_ms()), [Batch(params=params)])
 
 
 def run_of(folder: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,10 +16,15 @@ from bioquant.study import HEADINGS, PAPER, QUESTIONS, Finding, findings, texts
 from bioquant.verbs import arguments as given
 from bioquant.wording import in_points, p_value, verdict_text
 
-LEGEND = """delta: candidate minus baseline, in points (100 points are 1.0), with its paired interval
-kept: candidate over baseline; p: of no difference; Holm: p adjusted for all rows
+LEGEND = """delta: candidate minus baseline, in points (100 points are 1.0), with its paired
+  interval; kept: candidate over baseline
+p: of no difference; Holm: p adjusted for all rows
 lost, gained: examples that only the baseline, only the candidate has right
-wt, mem, p50, J: candidate over baseline: weights, peak memory (GPU), median latency, energy"""
+wt, mem, p50, J: candidate over baseline: weights, peak memory (GPU), median
+  latency, energy"""
+
+ONE_TABLE = 130
+"""Columns from which a terminal takes what is lost and what is saved side by side; below, they are two tables."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,11 +49,12 @@ def _show(gathered: given.Gathered, *, num_flips: int) -> None:
     """One table a task, then what could not be compared."""
     compared, policy = gathered.compared, gathered.policy
     for task in dict.fromkeys(one.candidate.task for one in compared.comparisons):
-        tables.print_table(_table(task, [one for one in compared.comparisons if one.candidate.task == task]))
-        print()
+        for table in _tables(task, [one for one in compared.comparisons if one.candidate.task == task]):
+            tables.print_table(table)
+            print()
     if compared.comparisons:
         print(LEGEND)
-        print(_rule(policy))
+        tables.say(_rule(policy))
     _show_notes(compared.comparisons)
     if num_flips:
         _show_flips(gathered, num_flips)
@@ -66,49 +72,71 @@ def _rule(policy: PolicyConfig) -> str:
     )
 
 
-def _table(task: str, comparisons: Sequence[Comparison]) -> Table:
+def _tables(task: str, comparisons: Sequence[Comparison]) -> Iterator[Table]:
+    """What is lost and what is saved: in one table where there is room, else in two for each model and prompt."""
     first = comparisons[0]
     counted = sorted({one.num_examples for one in comparisons})
     examples = " or ".join(str(number) for number in counted)
-    table = Table(
-        title=f"{task} · {first.metric} · {examples} examples",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        title_justify="left",
-    )
-    for heading in ("model · prompt", "quant", "quality", "delta [CI]"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("kept", "p", "Holm", "lost/\ngained", "wt", "mem", "p50", "J"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    shown = ""
+    title = f"{task} · {first.metric} · {examples} examples"
+    pairs: dict[str, list[Comparison]] = {}
     for one in comparisons:
-        of = f"{one.candidate.model} · {one.candidate.prompt}"
-        table.add_row("" if of == shown else of, *_cells(one))
-        shown = of
+        pairs.setdefault(f"{one.candidate.model} · {one.candidate.prompt}", []).append(one)
+    if tables.width() >= ONE_TABLE:
+        yield _table(title, pairs, QUALITY + COST, lambda one: (*_quality(one), *_cost(one)))
+        return
+    for of, alike in pairs.items():
+        yield _table(f"{title}\n{of}", {"": alike}, QUALITY, _quality)
+        yield _table("", {"": alike}, COST, _cost)
+
+
+QUALITY = ("quality", "delta [CI]", "kept", "p", "Holm", "lost/\ngained")
+
+COST = ("wt", "mem", "p50", "J", "verdict")
+
+ON_THE_LEFT = ("quality", "delta [CI]", "verdict")
+
+
+def _table(
+    title: str,
+    pairs: Mapping[str, Sequence[Comparison]],
+    headings: Sequence[str],
+    cells: Callable[[Comparison], Sequence[str]],
+) -> Table:
+    """A line a pair, the first of each model and prompt with their names, where these have a column."""
+    table = Table(title=title or None, box=None, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
+    named = ["model · prompt"] if any(pairs) else []
+    for heading in (*named, "quant"):
+        table.add_column(heading, no_wrap=True)
+    for heading in headings:
+        left = heading in ON_THE_LEFT
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "verdict")
+    for of, alike in pairs.items():
+        for number, one in enumerate(alike):
+            name = [of if number == 0 else ""] if named else []
+            table.add_row(*name, one.candidate.quant, *cells(one))
     return table
 
 
-def _cells(one: Comparison) -> list[str]:
-    ratios = (one.weights_ratio, one.memory_ratio, one.latency_ratio, one.energy_ratio)
-    return [
-        one.candidate.quant,
+def _quality(one: Comparison) -> Sequence[str]:
+    return (
         f"{one.baseline_quality:.3f} → {one.candidate_quality:.3f}",
         f"{100 * one.delta:+.1f} [{100 * one.ci_low:+.1f}, {100 * one.ci_high:+.1f}]",
         "-" if one.retention is None else f"{one.retention:.1%}",
         p_value(one.p_value),
         p_value(one.p_holm),
         f"{len(one.lost)}/{len(one.gained)}",
-        *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
-        verdict_text(one),
-    ]
+    )
+
+
+def _cost(one: Comparison) -> Sequence[str]:
+    ratios = (one.weights_ratio, one.memory_ratio, one.latency_ratio, one.energy_ratio)
+    return (*("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), verdict_text(one))
 
 
 def _show_notes(comparisons: Sequence[Comparison]) -> None:
     for note in dict.fromkeys(note for one in comparisons for note in one.notes):
         pairs = [one for one in comparisons if note in one.notes]
-        print(f"note, {len(pairs)} of {len(comparisons)} pairs: {note}")
+        tables.say(f"note, {len(pairs)} of {len(comparisons)} pairs: {note}")
 
 
 def _show_flips(gathered: given.Gathered, number: int) -> None:
@@ -128,7 +156,7 @@ def _show_refusals(refusals: Sequence[Refusal]) -> None:
     if refusals:
         print(f"\nNot compared ({len(refusals)}):")
     for refusal in refusals:
-        print(f"  {refusal.run.label} on {refusal.run.task} (run {refusal.run.run_id[:8]}): {refusal.reason}")
+        tables.say(f"  {refusal.run.label} on {refusal.run.task} (run {refusal.run.run_id[:8]}): {refusal.reason}")
 
 
 def _study(name: str, gathered: given.Gathered, *, as_json: bool) -> None:

@@ -2,12 +2,14 @@
 
 import argparse
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
-from bioquant import places, tables
+from bioquant import hardware, places, tables
 from bioquant.config import TrackingConfig
 from bioquant.errors import BioquantError, TrackingError
 
@@ -33,7 +35,17 @@ def main(arguments: Sequence[str]) -> None:
     if options.reap:
         reap(as_json=options.json)
         return
-    checks: tuple[Callable[[], list[str]], ...] = (python, torch, cuda, bitsandbytes, quanto, disk, data, tracking)
+    checks: tuple[Callable[[], list[str]], ...] = (
+        python,
+        torch,
+        cuda,
+        bitsandbytes,
+        quanto,
+        cache,
+        project,
+        data,
+        tracking,
+    )
     lines = [check() for check in checks]
     tables.show(("check", "state", "found", "what to do"), lines, as_json=options.json)
     failed = [line[0] for line in lines if line[1] == "missing"]
@@ -67,19 +79,42 @@ def torch() -> list[str]:
 
 
 def cuda() -> list[str]:
-    """A CUDA GPU; without one everything runs on the CPU."""
+    """A CUDA GPU; without one everything runs on the CPU. One that the driver shows and torch does not is a mistake."""
     import torch as library
 
     if library.cuda.is_available():
         name, (_, total) = library.cuda.get_device_name(), library.cuda.mem_get_info()
         return ["cuda", "ok", f"{name}, {total / 2**30:.0f} GiB", ""]
+    if hardware.visible_gpus():
+        build = f"CUDA {library.version.cuda}" if library.version.cuda else "the CPU alone"
+        return [
+            "cuda",
+            "missing",
+            f"the driver shows a GPU, torch {library.__version__}, built for {build}, does not use it",
+            "uv pip install --torch-backend auto --reinstall torch, or a newer driver",
+        ]
     advice = "models run on the CPU: judge quality and size there, speed only on a GPU"
     return ["cuda", "absent", "no CUDA GPU", advice]
 
 
 def bitsandbytes() -> list[str]:
-    """The library behind bnb_*."""
-    return _library("bitsandbytes", "bitsandbytes")
+    """The library behind bnb_*, and whether it quantizes on this machine's device."""
+    found = _library("bitsandbytes", "bitsandbytes")
+    if found[1] != "ok":
+        return found
+    import torch as library
+
+    from bioquant.models.native import bitsandbytes_problem
+
+    problem = bitsandbytes_problem("cuda" if library.cuda.is_available() else "cpu")
+    if problem is None:
+        return found
+    return [
+        "bitsandbytes",
+        "missing",
+        f"{found[2]} does not work: {problem}",
+        "pip install --force-reinstall bitsandbytes",
+    ]
 
 
 def quanto() -> list[str]:
@@ -93,13 +128,23 @@ def _library(module: str, package: str) -> list[str]:
     return [package, "ok", version(package), ""]
 
 
-def disk() -> list[str]:
+def cache() -> list[str]:
     """Room where checkpoints are cached."""
-    folder = places.cache_dir()
+    return _room("cache", places.cache_dir(), "BIOQUANT_CACHE")
+
+
+def project() -> list[str]:
+    """Room where runs are kept."""
+    return _room("project", places.project_root(), "BIOQUANT_ROOT")
+
+
+def _room(check: str, folder: Path, variable: str) -> list[str]:
     there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        return [check, "missing", f"{there} cannot be written to", f"set {variable} to a folder of yours"]
     free = shutil.disk_usage(there).free / 2**30
-    advice = "" if free >= FREE_GIB else f"free {FREE_GIB:.0f} GiB there, or set BIOQUANT_CACHE to another disk"
-    return ["cache", "ok" if free >= FREE_GIB else "missing", f"{folder}, {free:.0f} GiB free", advice]
+    advice = "" if free >= FREE_GIB else f"free {FREE_GIB:.0f} GiB there, or set {variable} to another disk"
+    return [check, "ok" if free >= FREE_GIB else "missing", f"{folder}, {free:.0f} GiB free", advice]
 
 
 def data() -> list[str]:

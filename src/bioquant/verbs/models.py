@@ -11,6 +11,8 @@ HEADINGS = ("model", "domain", "source", "parameters", "dtype", "licence", "gate
 UNPACKED = (ModelSource.gguf, ModelSource.wheel)
 """Sources whose weights are in a GGUF file: they are dequantized when it is converted."""
 
+ONLY_JSON = ("source", "dtype")
+
 
 def main(arguments: Sequence[str]) -> None:
     """List the models."""
@@ -18,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     models: dict[str, ModelConfig] = compose.options("model", ModelConfig)
-    tables.show(HEADINGS, [line(model) for model in models.values()], as_json=options.json)
+    tables.show(HEADINGS, [line(model) for model in models.values()], as_json=options.json, only_json=ONLY_JSON)
 
 
 def line(model: ModelConfig) -> list[str]:

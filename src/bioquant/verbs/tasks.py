@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HEADINGS = ("task", "kind", "test", "pool", "labels", "licence", "found", "test file")
 
+ONLY_JSON = ("test file",)
+
 
 def main(arguments: Sequence[str]) -> None:
     """List the tasks, or check one."""
@@ -29,7 +31,10 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     root = places.data_root(options.data)
     tasks: dict[str, TaskConfig] = compose.options("task", TaskConfig)
-    tables.show(HEADINGS, [line(task, root) for task in tasks.values()], as_json=options.json)
+    tables.show(HEADINGS, [line(task, root) for task in tasks.values()], as_json=options.json, only_json=ONLY_JSON)
+    if not options.json:
+        folder = root or "$BIOQUANT_DATA, which is not set"
+        print(f"Files are looked for below {folder};\nbioquant tasks check NAME names a task's own.")
 
 
 def line(task: TaskConfig, root: Path | None) -> list[str]:

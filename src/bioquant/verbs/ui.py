@@ -4,31 +4,48 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from bioquant import places
-from bioquant.errors import TrackingError
+from bioquant import compose, places
+from bioquant.config import TrackingConfig
+from bioquant.tracking import views
+from bioquant.verbs import arguments as given
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Start the server in place of this process; a store that is already a server is only named."""
+    """Start the server in place of this process, and name the page to open; of a store that is a server only the page.
+
+    Raises TrackingError where the store is not there.
+    """
+    options = _options(arguments)
+    tracking = _tracking(options)
+    from bioquant import runs
+
+    store = runs.open_existing(tracking)
+    uri, served = store.uri, store.uri.startswith(("http://", "https://"))
+    page = places.without_password(uri).rstrip("/") if served else f"http://{options.host}:{options.port}"
+    print(f"Open {page}/{views.path(store.experiment_id)}", flush=True)
+    if served:
+        return
+    print(f"MLflow UI on the store {places.without_password(uri)}; ready in seconds, Ctrl-C ends it.", flush=True)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", options.host]
+    os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bioquant ui", description=__doc__)
+    parser.add_argument("arguments", nargs="*", metavar="key=value", help="the experiment: tracking.experiment=NAME")
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address to listen on; the default is this machine alone"
     )
     parser.add_argument("--uri", help="the tracking store; by default the one runs are logged to")
-    options = parser.parse_args(arguments)
-    uri = places.tracking_uri(options.uri)
-    if uri.startswith(("http://", "https://")):
-        print(f"The runs are on the server {uri}: open that address.")
-        return
-    path = uri.removeprefix("sqlite:///")
-    if uri.startswith("sqlite:///") and not Path(path).exists():
-        raise TrackingError(
-            f"tracking store '{path}' does not exist yet: log a run first, for example: bioquant run limit=4"
-        )
-    print(f"MLflow UI on http://{options.host}:{options.port} (store {uri}); Ctrl-C ends it.", flush=True)
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", options.host]
-    os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])
+    return parser.parse_intermixed_args(arguments)
+
+
+def _tracking(options: argparse.Namespace) -> TrackingConfig:
+    """Which store and experiment. Raises ConfigError."""
+    settings = given.settings(options.arguments, (), ("tracking",))
+    config = compose.compose_one(settings.of("tracking")).tracking
+    return replace(config, uri=options.uri or config.uri)
