@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
+from bioquant import network
 from bioquant.config import RunConfig, conf_dir
 from bioquant.errors import ConfigError, did_you_mean, unknown
 from bioquant.places import project_root
@@ -35,6 +36,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("bioquant_root", lambda: str(project_root()), replace=True)
+    OmegaConf.register_new_resolver("bioquant_offline", network.is_offline, replace=True)
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bioquant.errors import kind_of as kind
 from bioquant.plan import RunPlan
+from bioquant.privacy import told
 from bioquant.records import Outcome
 from bioquant.tasks import kind_of
 
@@ -49,7 +50,7 @@ def row(plan: RunPlan, outcome: Outcome | None, *, error: BaseException | None =
         "baseline_cell_id": plan.baseline_cell_id,
         "input_ids_sha256": outcome.input_ids_sha256 if outcome else None,
         "error_kind": "" if error is None else kind(error),
-        "error": "" if error is None else str(error),
+        "error": "" if error is None else told(error),
         "command": command,
     }
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from bioquant import checkpoints, quantization
+from bioquant import checkpoints, network, quantization
 from bioquant.checkpoints import is_cached
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
@@ -67,6 +67,7 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
     Raises ModelError (absent, gated, damaged checkpoint), QuantError (a recipe that cannot run here or cannot quantize
     this model), OutOfMemoryError, and QuantNotAppliedError (a recipe that left the model as it was).
     """
+    network.refuse_hub_code()
     place = resolve_device(device)
     quantization.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
     dtype = getattr(torch, model.dtype)

@@ -11,7 +11,7 @@ from bioquant.answering import max_new_tokens
 from bioquant.compare import Comparison
 from bioquant.config import PolicyConfig, QuantMethod, TaskKind
 from bioquant.evidence import LoggedRun
-from bioquant.recipe import Recipe, chooses_by_request
+from bioquant.recipe import Recipe
 from bioquant.registry.evidence import Evidence
 from bioquant.report.appendix import FOOTPRINT
 from bioquant.serving.answers import FIELD
@@ -161,8 +161,8 @@ def _limits(told: Told) -> Iterator[str]:
     yield "rows of one request are answered together as evaluated; with others beside it a row may be rounded otherwise"
     if recipe.prompt.temperature > 0:
         yield "answers are sampled: a row's depends on its place in the request"
-    if chooses_by_request(recipe.prompt):
-        yield "few-shot examples are chosen from the pool, whose files must be where it is served ($BIOQUANT_DATA)"
+    if recipe.dataset_sha256 is not None:
+        yield "few-shot examples are taken from the pool, whose files must be where it is served ($BIOQUANT_DATA)"
     if not run.on_gpu:
         yield "evaluated on a CPU: judge speed and peak memory on the machine that will serve it"
 

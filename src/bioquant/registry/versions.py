@@ -17,8 +17,9 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from bioquant.errors import ConfigError, RegistryError, did_you_mean
-from bioquant.places import cache_dir, without_password
+from bioquant.places import cache_dir
 from bioquant.registry.card import shortened
+from bioquant.shown import without_password
 from bioquant.tracking import Store
 from bioquant.tracking.calls import RefusedError, asked
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bioquant import network
 from bioquant.config import Device
 from bioquant.errors import ConfigError
 from bioquant.hardware import Gpu
@@ -32,7 +33,7 @@ KNOCK_S = 10.0
 NODE_S = 90.0
 """How long Ray may take to notice that a node is gone."""
 
-PASSED_ON = ("BIOQUANT_", "HF_", "MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY")
+PASSED_ON = ("BIOQUANT_", "HF_", "MLFLOW_TRACKING_URI")
 """Environment variables that a worker gets from the driver: it writes to the spool, so it needs no password."""
 
 
@@ -73,7 +74,6 @@ class RayCluster:
 
 def _connected(address: str | None) -> Any:
     """Ray, connected. Raises ConfigError where it is not installed or does not answer."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
     except ImportError as error:
@@ -106,6 +106,7 @@ class Runner:
 
     def __init__(self, environment: dict[str, str]) -> None:
         os.environ.update(environment)
+        network.start()
         from bioquant.sweep.worker import Session  # after the environment: some libraries read it as they are imported
 
         self._done = 0

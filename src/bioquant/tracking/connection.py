@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from bioquant.errors import TrackingError
-from bioquant.places import without_password
+from bioquant.shown import without_password
 from bioquant.tracking.calls import AwayError, RefusedError, UnwellError, asked, unrepeated
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}

@@ -15,6 +15,10 @@ NOT_IN_A_NAME = re.compile(r"[^\w ./:-]")
 """Characters that MLflow refuses in a metric's name."""
 
 
+NO_TEXT = {"privacy.log_text": "false"}
+"""The tag of a run that holds no text."""
+
+
 def run_params(config: RunConfig, sweep_id: str | None) -> dict[str, str]:
     """The short whitelist of a run's params: what one filters and compares by. All else is in `config.yaml`."""
     model, quant, prompt = config.model, config.quant, config.prompt
@@ -82,7 +86,8 @@ def run_tags(plan: RunPlan, folder: Path, sweep_id: str | None) -> dict[str, str
         "mlflow.note.content": _note(plan),
     }
     library_tags = {f"version.{library}": found for library, found in versions().items()}
-    return tags | library_tags | owner_tags() | ({"sweep_id": sweep_id} if sweep_id else {})
+    private = {} if config.privacy.log_text else NO_TEXT
+    return tags | private | library_tags | owner_tags() | ({"sweep_id": sweep_id} if sweep_id else {})
 
 
 def _note(plan: RunPlan) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from bioquant import places, tables
+from bioquant import places, shown, tables
 from bioquant.config import TrackingConfig
 from bioquant.errors import BioquantError, TrackingError
 
@@ -128,9 +128,9 @@ def tracking() -> list[str]:
             return [
                 "tracking",
                 "away",
-                places.without_password(store.uri),
+                shown.without_password(store.uri),
                 f"{store.away}: what is logged waits on disk",
             ]
-        return ["tracking", "ok", places.without_password(store.uri), advice]
+        return ["tracking", "ok", shown.without_password(store.uri), advice]
     except TrackingError as error:
-        return ["tracking", "missing", places.without_password(places.tracking_uri(None)), str(error)]
+        return ["tracking", "missing", shown.without_password(places.tracking_uri(None)), str(error)]
