@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from bioquant import network
+from bioquant import foreign, network
 from bioquant.config import RunConfig, conf_dir
 from bioquant.errors import ConfigError, did_you_mean, unknown
 from bioquant.places import project_root
+from bioquant.shown import without_password
 from bioquant.validation import check
 
 GROUPS = ("model", "quant", "task", "prompt", "engine", "measure", "tracking", "policy", "experiment")
@@ -66,6 +67,7 @@ def hydra_app(arguments: Sequence[str], job: Callable[[DictConfig], object]) -> 
     """
     register()
     _check_overrides(arguments)
+    foreign.check(foreign.folders(arguments))
     # Hydra prints its own report and exits with 1 unless it is told to let exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["bioquant run", *arguments]
@@ -161,6 +163,7 @@ def _composing(config_dir: str | None) -> Generator[list[str]]:
     register()
     if config_dir and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir} is not a folder: name the one that holds model/, task/, …")
+    foreign.check([Path(config_dir)] if config_dir else [])
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             yield [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
@@ -176,6 +179,11 @@ def _check_overrides(arguments: Sequence[str]) -> None:
         key = match["key"] if match else ""
         if match and key in GROUPS[:-1] and match["value"] in ("", "null"):
             raise ConfigError(f"{text} is not allowed: choose from {', '.join(names(key))}.")
+        if key == "tracking.uri" and match and match["value"] != without_password(match["value"]):
+            raise ConfigError(
+                "tracking.uri holds a password, which the command's history, and what Hydra keeps of it, would show: "
+                "set the variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            )
         if not key or key.split(".")[0] == "hydra" or key in known:
             continue
         if not any(key.startswith(f"{free}.") for free in _free_keys()):
@@ -282,6 +290,7 @@ def part(group: str, schema: type, overrides: Sequence[str], config_dir: str | N
     chosen = [override.partition("=")[2] for override in overrides if override.startswith(f"{group}=")]
     found = {path.stem: path for folder in _folders(group, config_dir) for path in sorted(folder.glob("*.yaml"))}
     option = chosen[-1] if chosen else "default"
+    foreign.check([Path(config_dir)] if config_dir else [])
     if option not in found:
         raise ConfigError(unknown(group, option, found))
     known = [f"{group}.{key.name}" for key in fields(schema) if key.name != "name"]

@@ -60,12 +60,12 @@ class _Guard:
         if not self.on or not event.startswith("socket."):
             return
         match event, arguments:
-            case ("socket.connect" | "socket.sendto" | "socket.sendmsg"), (opened, address):
+            case (("socket.connect" | "socket.sendto" | "socket.sendmsg"), (opened, address)):
                 if cast(socket.socket, opened).family in (socket.AF_INET, socket.AF_INET6) and address:
                     self._check(str(address[0]), int(address[1]))
             case "socket.getaddrinfo", (host, port, *_):
                 self._check_name(host, port)
-            case ("socket.gethostbyname" | "socket.gethostbyaddr"), (host,):
+            case (("socket.gethostbyname" | "socket.gethostbyaddr"), (host,)):
                 self._check_name(host, None)
             case _:
                 pass
@@ -83,8 +83,9 @@ class _Guard:
 
     def _refusal(self, wanted: str) -> OfflineError:
         stores = [f"the tracking store at {host}:{port}" for host, port in sorted(self.places)]
+        allowed = " and ".join(["this machine", *stores])
         return OfflineError(
-            f"offline=true: a connection to {wanted} was refused; allowed are {' and '.join(['this machine', *stores])}. "
+            f"offline=true: a connection to {wanted} was refused; allowed: {allowed}. "
             "Whatever was to come from there must be on this machine beforehand (docs/offline.md)."
         )
 
@@ -101,7 +102,7 @@ def start() -> None:
 
 
 def refuse_hub_code() -> None:
-    """Make the package `kernels` unimportable: transformers and bitsandbytes would run binaries from the hub with it."""
+    """Make the package `kernels` unimportable: with it transformers and bitsandbytes run binaries from the hub."""
     sys.modules["kernels"] = cast(Any, None)
 
 

@@ -93,7 +93,8 @@ def quoted(value: object) -> str:
     text = str(value)
     if _Rule.withholds:
         return f"({len(text)} characters, {WITHHELD})"
-    return f"'{one_line(text)[:LONGEST_QUOTE]}'"
+    text = one_line(text)[:LONGEST_QUOTE]
+    return f"'{text}'" if isinstance(value, str) else text
 
 
 def listed(names: Iterable[object]) -> str:
@@ -152,6 +153,6 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
         _failed(failed.exc_type, failed.exc_value, failed.exc_traceback)
 
 
-def _warning(message: object, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+def _warning(message: object, category: type[Warning], filename: str, lineno: int, _: str | None = None) -> str:
     """Python's own form, without the text."""
     return f"{filename}:{lineno}: {category.__name__}: {WITHHELD if _Rule.withholds else message}\n"

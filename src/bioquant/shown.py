@@ -5,8 +5,13 @@ import re
 import unicodedata
 from urllib.parse import unquote, urlsplit
 
-SECRET_NAMES = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+SECRET_NAMES = re.compile(
+    r"(?:^|_)(?:TOKEN|\w*PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_?KEY|CREDENTIALS?)(?:_|$)", re.IGNORECASE
+)
 """Environment variables whose values are shown nowhere."""
+
+NO_SECRETS = frozenset({"true", "false", "none", "null"})
+"""Values of switches with such names (HF_HUB_DISABLE_IMPLICIT_TOKEN)."""
 
 SHORTEST_SECRET = 4
 """Characters: what is shorter stands in too many words to be taken for a secret."""
@@ -28,6 +33,11 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(character if _is_plain(character) else _escaped(character) for character in text)
+
+
+def is_broken(text: str) -> bool:
+    """Whether it holds half a character, which no encoding, and so no tokenizer and no file, takes."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def one_line(text: str) -> str:
@@ -63,7 +73,11 @@ def secrets() -> dict[str, str]:
     for name, value in os.environ.items():
         if "://" in value and (password := _password(value)):
             found |= {name: password}
-    known = [(name, value) for name, value in found.items() if len(value) >= SHORTEST_SECRET]
+    known = [
+        (name, value)
+        for name, value in found.items()
+        if len(value) >= SHORTEST_SECRET and value.casefold() not in NO_SECRETS
+    ]
     return dict(sorted(known, key=lambda secret: -len(secret[1])))
 
 

@@ -18,11 +18,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from bioquant import checkpoints, network, quantization
+from bioquant import checkpoints, quantization
 from bioquant.checkpoints import is_cached
 from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, QuantMethod
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
 from bioquant.models import gguf, proof, random
+from bioquant.network import refuse_hub_code
 from bioquant.records import QuantizationReport
 
 __all__ = ["LoadedModel", "is_cached", "load", "prepare", "resolve_device", "tokenizer"]
@@ -67,7 +68,7 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
     Raises ModelError (absent, gated, damaged checkpoint), QuantError (a recipe that cannot run here or cannot quantize
     this model), OutOfMemoryError, and QuantNotAppliedError (a recipe that left the model as it was).
     """
-    network.refuse_hub_code()
+    refuse_hub_code()
     place = resolve_device(device)
     quantization.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
     dtype = getattr(torch, model.dtype)

@@ -1,13 +1,14 @@
 """`bioquant doctor`: what works on this machine, and what to do about what does not."""
 
 import argparse
+import importlib.machinery
 import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from bioquant import places, shown, tables
+from bioquant import network, places, shown, tables
 from bioquant.config import TrackingConfig
 from bioquant.errors import BioquantError, TrackingError
 
@@ -33,7 +34,18 @@ def main(arguments: Sequence[str]) -> None:
     if options.reap:
         reap(as_json=options.json)
         return
-    checks: tuple[Callable[[], list[str]], ...] = (python, torch, cuda, bitsandbytes, quanto, disk, data, tracking)
+    checks: tuple[Callable[[], list[str]], ...] = (
+        python,
+        torch,
+        cuda,
+        bitsandbytes,
+        quanto,
+        disk,
+        data,
+        kernels,
+        connections,
+        tracking,
+    )
     lines = [check() for check in checks]
     tables.show(("check", "state", "found", "what to do"), lines, as_json=options.json)
     failed = [line[0] for line in lines if line[1] == "missing"]
@@ -113,6 +125,20 @@ def data() -> list[str]:
         "BIOQUANT_DATA is not a folder" if root else "BIOQUANT_DATA is not set",
         "only demo_* tasks run",
     ]
+
+
+def kernels() -> list[str]:
+    """A package by which transformers and bitsandbytes would run binaries from the hub; we make it unimportable."""
+    spec = importlib.machinery.PathFinder.find_spec("kernels")
+    found = "not installed" if spec is None else f"installed ({version('kernels')}) and never used"
+    return ["hub code", "ok", found, "" if spec is None else "nothing: models run on torch's own kernels"]
+
+
+def connections() -> list[str]:
+    """What may be connected to."""
+    if network.is_offline():
+        return ["network", "offline", "this machine and the tracking store alone", ""]
+    return ["network", "ok", "no telemetry; hub and package index where a model is fetched", ""]
 
 
 def tracking() -> list[str]:

@@ -30,7 +30,10 @@ def main(arguments: Sequence[str]) -> None:
         _show(found, page.summary(found))
     folder = options.output or places.project_root() / "multirun" / f"recommend_{datetime.now():%Y%m%d-%H%M%S-%f}"
     run_id = _report(folder, found, gathered, command, with_texts=not options.no_texts)
-    print(f"\nreport: {folder / 'report.html'}\nlogged as run {run_id} of {shown.without_password(gathered.store.uri)}", file=sys.stderr)
+    print(
+        f"\nreport: {folder / 'report.html'}\nlogged as run {run_id} of {shown.without_password(gathered.store.uri)}",
+        file=sys.stderr,
+    )
 
 
 def _command(arguments: Sequence[str]) -> str:

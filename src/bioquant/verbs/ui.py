@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bioquant import places
 from bioquant.errors import TrackingError
+from bioquant.shown import without_password
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,14 +22,18 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     uri = places.tracking_uri(options.uri)
     if uri.startswith(("http://", "https://")):
-        print(f"The runs are on the server {uri}: open that address.")
+        print(f"The runs are on the server {without_password(uri)}: open that address.")
         return
     path = uri.removeprefix("sqlite:///")
     if uri.startswith("sqlite:///") and not Path(path).exists():
         raise TrackingError(
             f"tracking store '{path}' does not exist yet: log a run first, for example: bioquant run limit=4"
         )
-    print(f"MLflow UI on http://{options.host}:{options.port} (store {uri}); Ctrl-C ends it.", flush=True)
+    print(
+        f"MLflow UI on http://{options.host}:{options.port} (store {without_password(uri)}); Ctrl-C ends it.",
+        flush=True,
+    )
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", options.host]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # and not on the command line, which everybody on the machine sees
+    command = [sys.executable, "-m", "mlflow", "server", "--host", options.host]
     os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])
