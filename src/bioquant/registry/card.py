@@ -16,6 +16,7 @@ from bioquant.registry.evidence import Evidence
 from bioquant.report.appendix import FOOTPRINT
 from bioquant.serving.answers import FIELD
 from bioquant.serving.requests import example, fields_of
+from bioquant.shown import markdown
 from bioquant.wording import bounds, change, in_points, verdict_text
 
 LONGEST = 5000
@@ -41,9 +42,14 @@ class Told:
 
 def written(told: Told, *, stores_weights: bool) -> str:
     """The card, whole."""
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless)
     template = (files("bioquant.registry") / "card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(_context(told, stores_weights=stores_weights)) + "\n"
+
+
+def _harmless(value: object) -> object:
+    """What the template is given is not to be Markdown of its own."""
+    return markdown(value) if isinstance(value, str) else value
 
 
 def shortened(card: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bioquant.config import EngineConfig, RunConfig
 from bioquant.plan import RunPlan, versions
 from bioquant.records import Audit, Footprint, Latency, Outcome, Percentiles, QuantCheck, RunResult
+from bioquant.shown import markdown
 from bioquant.tracking import owner
 from bioquant.tracking.events import Input
 
@@ -94,7 +95,7 @@ def _note(plan: RunPlan) -> str:
     """The description shown at the top of a run's page."""
     config = plan.config
     return (
-        f"**{config.task.name}** ({config.task.description}) answered by **{config.model.name}** at "
+        f"**{config.task.name}** ({markdown(config.task.description)}) answered by **{config.model.name}** at "
         f"**{config.quant.name}**, prompted **{config.prompt.name}**: {len(plan.examples)} of "
         f"{plan.dataset.num_test} test examples."
     )

@@ -84,7 +84,7 @@ def _report(folder: Path, found: Recommendation, gathered: given.Gathered, comma
         params=_params(found),
         tags=_tags(found),
         metrics=_metrics(found),
-        note="\n".join(f"- {sentence}" for sentence in report.page.summary(found)),
+        note="\n".join(f"- {shown.markdown(str(sentence))}" for sentence in report.page.summary(found)),
     )
 
 
