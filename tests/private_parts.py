@@ -60,7 +60,7 @@ def _rows(kind: str, numbers: Sequence[int]) -> Iterator[dict[str, object]]:
 
 
 def write_tasks(folder: Path) -> list[str]:
-    """A configuration folder and data of four tasks, and a fifth in which every cell fails; what names them to bioquant."""
+    """Four tasks and a fifth in which every cell fails, with their data; the arguments that name them to a command."""
     (folder / "conf" / "task").mkdir(parents=True)
     for name, task in {**TASKS, "ward_fails": TASKS["ward_qa"]}.items():
         for split, numbers in (("test", range(6)), ("pool", range(10, 14))):
@@ -75,7 +75,7 @@ def write_tasks(folder: Path) -> list[str]:
 
 
 INSIDE = '''
-"""Runs at the start of every Python of ours: notes what it connects to; in a worker, makes the model say what it is to."""
+"""Runs at the start of every Python: notes what it connects to; in a worker, makes the model say what it is to."""
 
 import json
 import os
@@ -113,7 +113,7 @@ if any(argument.endswith("sweep.worker") for argument in sys.orig_argv) and (HER
 
     def evaluated(cell, *rest):
         task["name"] = cell.config.task.name
-        if task["name"] == "ward_fails":
+        if (task["name"], cell.config.quant.name) == ("ward_fails", "none"):
             text = cell.examples[0].messages[-1].content
             warnings.warn(text)
             logging.getLogger("transformers.some").warning(text)

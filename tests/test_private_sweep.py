@@ -42,7 +42,7 @@ def ran(bioquant: Command, tmp_path_factory: pytest.TempPathFactory) -> Ran:
         "privacy.log_text=false", "offline=true", root=root, **environment,
     )  # fmt: skip
     assert sweep.returncode == 1, sweep.stderr
-    assert "2 of 10 cells failed" in sweep.stderr
+    assert "1 of 10 cells failed" in sweep.stderr
     return Ran(root, tasks, environment, sweep.stdout + sweep.stderr, notes)
 
 

@@ -175,6 +175,8 @@ def _check_overrides(arguments: Sequence[str]) -> None:
     """A misspelled key on the command line, named with its nearest neighbour: Hydra's own message has no such hint."""
     known = set(known_keys()) | set(GROUPS)
     for text in arguments:
+        if "_target_" in text:
+            raise ConfigError(f"override '{text}' is not allowed: no setting of ours names code to run (_target_).")
         match = re.fullmatch(r"[+]{0,2}(?P<key>[A-Za-z_][\w.]*)=(?P<value>.*)", text, flags=re.DOTALL)
         key = match["key"] if match else ""
         if match and key in GROUPS[:-1] and match["value"] in ("", "null"):
