@@ -109,19 +109,21 @@ if any(argument.endswith("sweep.worker") for argument in sys.orig_argv) and (HER
     from bioquant.engine.tokens import PromptTokenizer
 
     said, task = json.loads((HERE / "said.json").read_text()), {}
-    evaluate = run.evaluate
+    run_cell = run.run_cell
 
-    def evaluated(cell, *rest):
+    def told_what_to_say(cell, *rest):
         task["name"] = cell.config.task.name
+        known = [os.environ.get(name) for name in ("HF_TOKEN", "MLFLOW_TRACKING_URI")]
+        logging.getLogger("othello").error("with %s at %s", *known)
         if (task["name"], cell.config.quant.name) == ("ward_fails", "none"):
             text = cell.examples[0].messages[-1].content
             warnings.warn(text)
             logging.getLogger("transformers.some").warning(text)
             logging.getLogger("othello").error("it read %s", text)
             raise ValueError(f"no token for {text}") from KeyError(text)
-        return evaluate(cell, *rest)
+        return run_cell(cell, *rest)
 
-    run.evaluate = evaluated
+    run.run_cell = told_what_to_say
     PromptTokenizer.decode = lambda self, ids: said[task["name"]]
 '''
 

@@ -55,7 +55,7 @@ def test_a_sweep_leaves_no_word_of_what_was_read_or_answered(ran: Ran) -> None:
 def test_a_failed_cells_log_says_where_and_not_what(ran: Ran) -> None:
     [log, *_] = [path for path in ran.root.rglob("run.log") if "ValueError" in path.read_text()]
     text = log.read_text()
-    assert "in evaluated" in text
+    assert "in told_what_to_say" in text
     assert "othello: (withheld: privacy.log_text=false)" in text
     assert "KeyError (withheld: privacy.log_text=false)" in text
 
@@ -109,19 +109,38 @@ def test_its_runs_are_compared_recommended_and_registered_without_a_word(
 
 
 def test_the_search_finds_the_words_of_a_run_that_keeps_them(bioquant: Command, ran: Ran, tmp_path: Path) -> None:
-    """Without which all the searches above would prove nothing; logged to a real server, the one place connected to."""
+    """Without which the searches above would prove nothing. Logged to a real server, the one place connected to, with
+    secrets in the environment, which are searched for too.
+    """
     root, notes, port = tmp_path / "root", tmp_path / "notes", free_port()
     root.mkdir()
-    environment = {**record(notes, said=True), "HF_HUB_OFFLINE": "0"}
-    with serving(server_command(tmp_path, port), port, root) as uri:
+    environment = {
+        **record(notes, said=True),
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "hf_tell_nobody",
+        "MLFLOW_TRACKING_PASSWORD": "open sesame",
+        "MLFLOW_TRACKING_URI": f"http://ward:s3same%2Fopen@127.0.0.1:{port}",
+    }
+    with serving(server_command(tmp_path, port), port, root):
         done = bioquant(
-            "run", "-m", *ran.tasks, *QUICK, "task=ward_ner", "prompt=one_shot", f"tracking.uri={uri}", "offline=true",
-            root=root, **environment,
-        )  # fmt: skip
+            "run",
+            "-m",
+            *ran.tasks,
+            *QUICK,
+            "task=ward_ner",
+            "prompt=one_shot",
+            "offline=true",
+            root=root,
+            **environment,
+        )
     assert done.returncode == 0, done.stderr
     told = {(file.rpartition("/")[2], word) for file, word in leaks(tmp_path)}
     assert {("predictions.parquet", word) for word in SECRET_WORDS} <= told
     assert ("journal.jsonl", "Ghostembria") in told
+    secrets = ("hf_tell_nobody", "open sesame", "s3same")
+    assert "with *** at http://ward:***@127.0.0.1" in "".join(path.read_text() for path in root.rglob("run.log"))
+    assert leaks(tmp_path, secrets) == []
+    assert not [secret for secret in secrets if secret in done.stdout + done.stderr]
     asked = connections(notes)
     assert {where for event, where in asked if event == "socket.connect"} == {("127.0.0.1", str(port))}
     assert {where[0] for _, where in asked} == {"127.0.0.1"}

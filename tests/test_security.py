@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from bioquant import datasets, models, prompts
 from bioquant.cli import main
@@ -327,7 +325,7 @@ def checkpoint(folder: Path, **files: bytes | str) -> ModelConfig:
 
 PICKLE = b"cposix\nsystem\n(S'touch owned'\ntR."
 INDEX = json.dumps({"weight_map": {"a": "../../../etc/passwd"}})
-CODE = json.dumps({"model_type": "x", "auto_map": {"AutoConfig": "owned.C", "AutoModelForCausalLM": "owned.M"}})
+CODE = json.dumps({"model_type": "x", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}})
 
 CHECKPOINTS: dict[str, dict[str, bytes | str]] = {
     "a pickle": {"pytorch_model__bin": PICKLE},
@@ -341,7 +339,7 @@ CHECKPOINTS: dict[str, dict[str, bytes | str]] = {
     "a config that is a list": {"config__json": "[]", "model__safetensors": b""},
     "code of its own": {
         "config__json": CODE,
-        "owned__py": "open('owned', 'w')",
+        "code__py": "open('owned', 'w')",
         "model__safetensors": (2).to_bytes(8, "little") + b"{}",
     },
 }
@@ -361,8 +359,7 @@ def test_a_checkpoint_is_weights_and_runs_nothing(project: Path, files: dict[str
 )
 def test_a_tokenizer_that_is_none_is_told_in_one_line(project: Path, text: str) -> None:
     model = checkpoint(project / "checkpoint", tokenizer__json=text)
-    weights = random.weights(random.architecture(MODELS["tiny_random"]), torch.float32, "cpu")
-    save_file({name: tensor.clone() for name, tensor in weights.items()}, project / "checkpoint" / "model.safetensors")
+    models.load(MODELS["tiny_random"], NONE, Device.cpu).model.save_pretrained(project / "checkpoint")
     with pytest.raises(ModelError) as caught:
         models.load(model, NONE, Device.cpu)
     assert_plain(str(caught.value))

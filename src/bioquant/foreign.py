@@ -39,6 +39,8 @@ def _check_file(path: Path) -> None:
         raise ConfigError(f"{path}{line}: {error.problem}; this is not valid YAML.") from error
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {type(error).__name__}; this is not valid YAML.") from error
+    if node is not None and not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}: it holds no settings: write key: value, one a line.")
     if node is not None and _size(node, {}, path) > MOST_VALUES:
         raise ConfigError(f"{path}: its aliases come to more than {MOST_VALUES:,} values: write them out, or fewer.")
 

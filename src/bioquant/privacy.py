@@ -114,7 +114,8 @@ def where(error: BaseException) -> str:
     """The places in the code that an error, and what led to it, came through; no values."""
     led = error.__cause__ or error.__context__
     before = f"{where(led)}\nwhich led to\n" if led else ""
-    return f"{before}{''.join(format_tb(error.__traceback__))}{type(error).__name__}: {told(error)}"
+    last = f"{type(error).__name__}: {error}" if isinstance(error, BioquantError) else told(error)
+    return f"{before}{''.join(format_tb(error.__traceback__))}{last}"
 
 
 def is_withheld() -> bool:

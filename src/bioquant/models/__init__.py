@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -163,7 +164,7 @@ def _unreadable(model: ModelConfig, folder: Path) -> Generator[None]:
     """What transformers says of a damaged folder, as a ModelError."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"model '{model.name}': {folder} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
