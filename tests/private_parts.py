@@ -14,12 +14,15 @@ SECRET_WORDS = ("Quillaxitis", "Zorblattine", "Varnhagen", "Mirkwoodian", "Bromb
 
 SAID = {
     "ward_ner": "Disease: Quillaxitis\nDisease: Ghostembria\nOutputtia: Zorblattine",
-    "ward_qa": "A Outputtia",
+    "ward_qa": "A",
     "ward_re": "treats, Outputtia",
     "ward_mlc": "Therapy; Outputtia",
     "ward_fails": "Outputtia",
+    "quantized": "Disease: Ghostembria, Outputtia",
 }
-"""What the model is made to say, by task: a right entity, one that is not in the text, one of a type of its own."""
+"""What the model is made to say, by task: a right entity, one that is not in the text, one of a type of its own; and
+what a quantized one says, whatever it is asked.
+"""
 
 TASKS = {
     "ward_ner": {
@@ -62,7 +65,7 @@ def _rows(kind: str, numbers: Sequence[int]) -> Iterator[dict[str, object]]:
 def write_tasks(folder: Path) -> list[str]:
     """Four tasks and a fifth in which every cell fails, with their data; the arguments that name them to a command."""
     (folder / "conf" / "task").mkdir(parents=True)
-    for name, task in {**TASKS, "ward_fails": TASKS["ward_qa"]}.items():
+    for name, task in {**TASKS, "ward_fails": {**TASKS["ward_qa"], "instruction": "Choose."}}.items():
         for split, numbers in (("test", range(6)), ("pool", range(10, 14))):
             lines = [json.dumps(row) for row in _rows(str(task["kind"]), numbers)]
             (folder / f"{name}_{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -113,6 +116,7 @@ if any(argument.endswith("sweep.worker") for argument in sys.orig_argv) and (HER
 
     def told_what_to_say(cell, *rest):
         task["name"] = cell.config.task.name
+        task["said"] = said[task["name"] if cell.config.quant.name == "none" else "quantized"]
         known = [os.environ.get(name) for name in ("HF_TOKEN", "MLFLOW_TRACKING_URI")]
         logging.getLogger("othello").error("with %s at %s", *known)
         if (task["name"], cell.config.quant.name) == ("ward_fails", "none"):
@@ -124,7 +128,7 @@ if any(argument.endswith("sweep.worker") for argument in sys.orig_argv) and (HER
         return run_cell(cell, *rest)
 
     run.run_cell = told_what_to_say
-    PromptTokenizer.decode = lambda self, ids: said[task["name"]]
+    PromptTokenizer.decode = lambda self, ids: task["said"]
 '''
 
 
