@@ -416,6 +416,21 @@ def test_a_configuration_file_holds_values_only(
     assert not (project / "mlruns").exists()
 
 
+def test_a_linked_folder_is_looked_into_and_one_that_holds_itself_too(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "elsewhere").mkdir()
+    (project / "elsewhere" / "evil.yaml").write_text("_target_: os.system\n", encoding="utf-8")
+    (project / "conf").mkdir()
+    (project / "conf" / "model").symlink_to(project / "elsewhere")
+    (project / "conf" / "task").symlink_to(project / "conf")
+    message = said(capsys, "run", "--config-dir", str(project / "conf"), "model=evil")
+    assert message == (
+        f"{project}/conf/model/evil.yaml, line 1: the key '_target_' is not allowed: files hold values only, and a "
+        "launcher is chosen by its name (hydra/launcher=…)."
+    )
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -425,6 +440,7 @@ def test_a_configuration_file_holds_values_only(
         "task.name=../owned",
         "+model.architecture.x={_target_:os.system}",
         "hydra.launcher._target_=os.system",
+        "--experimental-rerun=owned.pickle",
         "model='../../../../etc/passwd'",
         "task=../../owned",
         "model.id=${oc.env:OWN_TOKEN}",

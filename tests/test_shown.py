@@ -92,8 +92,8 @@ def test_a_password_in_an_override_is_refused_before_anything_keeps_it(capsys: p
     for verb in ("run", "plan", "compare"):
         assert main([verb, "tracking.uri=http://me:hidden@h:5000"]) == 2
         assert capsys.readouterr().err == (
-            "error: tracking.uri holds a password, which the command's history, and what Hydra keeps of it, would show: "
-            "set the variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.\n"
+            "error: tracking.uri holds a password, which the command's history, and what Hydra keeps of it, would "
+            "show: set the variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.\n"
         )
 
 

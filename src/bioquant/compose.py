@@ -24,7 +24,6 @@ from bioquant import foreign, network
 from bioquant.config import RunConfig, conf_dir
 from bioquant.errors import ConfigError, did_you_mean, unknown
 from bioquant.places import project_root
-from bioquant.shown import without_password
 from bioquant.validation import check
 
 GROUPS = ("model", "quant", "task", "prompt", "engine", "measure", "tracking", "policy", "experiment")
@@ -175,17 +174,11 @@ def _check_overrides(arguments: Sequence[str]) -> None:
     """A misspelled key on the command line, named with its nearest neighbour: Hydra's own message has no such hint."""
     known = set(known_keys()) | set(GROUPS)
     for text in arguments:
-        if "_target_" in text:
-            raise ConfigError(f"override '{text}' is not allowed: no setting of ours names code to run (_target_).")
+        foreign.refuse(text)
         match = re.fullmatch(r"[+]{0,2}(?P<key>[A-Za-z_][\w.]*)=(?P<value>.*)", text, flags=re.DOTALL)
         key = match["key"] if match else ""
         if match and key in GROUPS[:-1] and match["value"] in ("", "null"):
             raise ConfigError(f"{text} is not allowed: choose from {', '.join(names(key))}.")
-        if key == "tracking.uri" and match and match["value"] != without_password(match["value"]):
-            raise ConfigError(
-                "tracking.uri holds a password, which the command's history, and what Hydra keeps of it, would show: "
-                "set the variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-            )
         if not key or key.split(".")[0] == "hydra" or key in known:
             continue
         if not any(key.startswith(f"{free}.") for free in _free_keys()):

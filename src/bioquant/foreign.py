@@ -1,4 +1,6 @@
-"""Configuration files of somebody else's: values only. Nothing in them may name code to run, or fill the memory."""
+"""Configuration that somebody else may have written: values only. Nothing in it may name code to run, fill the memory,
+or be a password that would be kept.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -6,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from bioquant.errors import ConfigError
+from bioquant.shown import without_password
 
 MOST_VALUES = 100_000
 """Values of one file, with every alias written out: a few lines of aliases of aliases come to more than any memory."""
@@ -14,11 +17,39 @@ CODE_KEYS = ("_target_", "_partial_")
 """Keys by which Hydra calls what they name; a launcher of ours is chosen by its name."""
 
 
+def refuse(argument: str) -> None:
+    """Raise ConfigError for what a command line may not say."""
+    if argument.startswith("--experimental-rerun"):
+        raise ConfigError(
+            f"{argument} is not allowed: it reads a pickle, which can run anything. Repeat the overrides."
+        )
+    if "_target_" in argument:
+        raise ConfigError(f"override '{argument}' is not allowed: no setting of ours names code to run (_target_).")
+    key, _, value = argument.lstrip("+").partition("=")
+    if key == "tracking.uri" and value != without_password(value):
+        raise ConfigError(
+            "tracking.uri holds a password, which the command's history, and what Hydra keeps of it, would show: set the "
+            "variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
+
+
 def check(folders: Iterable[Path]) -> None:
     """Look at every YAML file of these folders. Raises ConfigError for the first that is more than values."""
     for folder in folders:
-        for path in sorted(folder.rglob("*.yaml")):
+        for path in _files(folder, set()):
             _check_file(path)
+
+
+def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """The YAML files in a folder and below it, also behind links, which Hydra follows; each folder once."""
+    if not folder.is_dir() or folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path, seen)
+        elif path.suffix == ".yaml":
+            yield path
 
 
 def folders(arguments: Sequence[str]) -> Iterator[Path]:
