@@ -32,6 +32,7 @@ def withheld(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(logging.Logger, "callHandlers", logging.Logger.callHandlers)
     privacy.withhold(PRIVATE)
     yield
     privacy.withhold(PrivacyConfig())

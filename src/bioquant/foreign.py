@@ -28,8 +28,8 @@ def refuse(argument: str) -> None:
     key, _, value = argument.lstrip("+").partition("=")
     if key == "tracking.uri" and value != without_password(value):
         raise ConfigError(
-            "tracking.uri holds a password, which the command's history, and what Hydra keeps of it, would show: set the "
-            "variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            "tracking.uri holds a password, which the command's history, and what Hydra keeps of it, would show: "
+            "set the variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
 
 

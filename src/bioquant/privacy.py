@@ -49,6 +49,7 @@ def withhold(privacy: PrivacyConfig) -> None:
     """Keep texts out of this process's messages from now on, or no longer."""
     _Rule.withholds = not privacy.log_text
     if _Rule.withholds:
+        logging.Logger.callHandlers = _call_handlers
         warnings.formatwarning = _warning
         threading.excepthook = _thread_failed
         if sys.excepthook is sys.__excepthook__:  # a worker has one of its own, which asks `told` too
@@ -127,12 +128,10 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tupl
 
 
 class Lines(logging.Formatter):
-    """Lines of a log: without secrets, and without what libraries say where texts are withheld."""
+    """Lines of a log, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One record, its traceback after it."""
-        if _Rule.withholds and not record.name.startswith("bioquant"):
-            record = logging.makeLogRecord(record.__dict__ | {"msg": f"({WITHHELD})", "args": (), "exc_info": None})
         return visible(masked(super().format(record)))
 
     def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - logging's name
@@ -152,6 +151,19 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     """The same of a thread."""
     if failed.exc_value is not None:
         _failed(failed.exc_type, failed.exc_value, failed.exc_traceback)
+
+
+_call = logging.Logger.callHandlers
+
+
+def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """Hand a record on without its words, where a library's are withheld: some libraries have handlers of their own.
+
+    After the filters of the logger, of which `models` has some that read the words.
+    """
+    if _Rule.withholds and not record.name.startswith("bioquant"):
+        record = logging.makeLogRecord(record.__dict__ | {"msg": f"({WITHHELD})", "args": (), "exc_info": None})
+    _call(logger, record)
 
 
 def _warning(message: object, category: type[Warning], filename: str, lineno: int, _: str | None = None) -> str:

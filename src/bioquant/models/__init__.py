@@ -161,10 +161,10 @@ def _read_tokenizer(model: ModelConfig, folder: Path) -> PreTrainedTokenizerBase
 
 @contextmanager
 def _unreadable(model: ModelConfig, folder: Path) -> Generator[None]:
-    """What transformers says of a damaged folder, as a ModelError."""
+    """What transformers says of a damaged folder, as a ModelError: it reads its JSON without checking its form."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(f"model '{model.name}': {folder} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
