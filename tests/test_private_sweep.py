@@ -62,15 +62,15 @@ def test_a_failed_cells_log_says_where_and_not_what(ran: Ran) -> None:
 
 def test_what_is_left_are_ids_labels_offsets_and_hashes(ran: Ran) -> None:
     tables = [pd.read_parquet(path) for path in (ran.root / "multirun").rglob("predictions.parquet")]
-    entities = next(table for table in tables if "Disease" in table["target"][0] and "[42:53]" in table["answer"][0])
+    entities = next(table for table in tables if "Disease" in table["target"][0] and "[39:50]" in table["answer"][0])
     assert entities["example_id"].tolist() == [f"case-{number}" for number in range(6)]
     assert re.fullmatch("sha256:[0-9a-f]{64}", entities["prompt"][0])
     assert re.fullmatch("sha256:[0-9a-f]{64}", entities["output"][0])
-    assert entities["target"][0] == "Disease: [42:53]"
+    assert entities["target"][0] == "Disease: [39:50]"
     assert json.loads(entities["answer_json"][0]) == [
-        [42, 53, "Disease", ""],
+        [39, 50, "Disease", ""],
         [-1, -1, "Disease", ""],
-        [72, 83, "(other)", ""],
+        [65, 76, "(other)", ""],
     ]
 
 
