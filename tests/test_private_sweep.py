@@ -69,8 +69,8 @@ def test_what_is_left_are_ids_labels_offsets_and_hashes(ran: Ran) -> None:
     assert entities["target"][0] == "Disease: [39:50]"
     assert json.loads(entities["answer_json"][0]) == [
         [39, 50, "Disease", ""],
-        [-1, -1, "Disease", ""],
         [65, 76, "(other)", ""],
+        [-1, -1, "Disease", ""],
     ]
 
 

@@ -124,19 +124,12 @@ def is_withheld() -> bool:
     return _Rule.withholds
 
 
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-
-
 class Lines(logging.Formatter):
     """Lines of a log, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One record, its traceback after it."""
         return visible(masked(super().format(record)))
-
-    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - logging's name
-        """The traceback; where texts are withheld without its messages."""
-        return where(ei[1]) if _Rule.withholds and ei[1] is not None else super().formatException(ei)
 
 
 def _failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -157,12 +150,16 @@ _call = logging.Logger.callHandlers
 
 
 def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """Hand a record on without its words, where a library's are withheld: some libraries have handlers of their own.
+    """Hand a record on without words that are withheld, to whatever handler: some libraries have their own.
 
     After the filters of the logger, of which `models` has some that read the words.
     """
-    if _Rule.withholds and not record.name.startswith("bioquant"):
-        record = logging.makeLogRecord(record.__dict__ | {"msg": f"({WITHHELD})", "args": (), "exc_info": None})
+    if _Rule.withholds:
+        words = record.getMessage() if record.name.startswith("bioquant") else f"({WITHHELD})"
+        error = record.exc_info[1] if record.exc_info else None
+        words = words if error is None else f"{words}\n{where(error)}"
+        bare = {"msg": words, "args": (), "exc_info": None, "exc_text": None}
+        record = logging.makeLogRecord(record.__dict__ | bare)
     _call(logger, record)
 
 

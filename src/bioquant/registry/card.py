@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from bioquant.answering import max_new_tokens
 from bioquant.compare import Comparison
@@ -48,8 +49,8 @@ def written(told: Told, *, stores_weights: bool) -> str:
 
 
 def _harmless(value: object) -> object:
-    """What the template is given is not to be Markdown of its own."""
-    return markdown(value) if isinstance(value, str) else value
+    """What the template is given is not to be Markdown of its own, unless it was made as such here."""
+    return markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def shortened(card: str) -> str:
@@ -95,7 +96,7 @@ def _context(told: Told, *, stores_weights: bool) -> dict[str, object]:
         "run": run,
         "kind": KINDS[recipe.task.kind],
         "labels": ", ".join(label.name for label in recipe.task.labels),
-        "fields": ", ".join(fields),
+        "fields": Markup(", ".join(fields)),
         "answer": FIELD[recipe.task.kind],
         "example": json.dumps({"dataframe_records": [example(recipe.task)]}, ensure_ascii=False),
         "quality": _quality(run),
