@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import sys
 import threading
 import warnings
@@ -187,6 +188,21 @@ def test_a_log_says_where_and_not_what(tmp_path: Path) -> None:
     assert "WARNING bioquant.x: no latency" in log
     assert "ValueError (withheld: privacy.log_text=false)\nwhich led to\n" in log
     assert "in fail" in log
+
+
+@pytest.mark.usefixtures("withheld")
+def test_what_leaves_a_job_holds_no_words() -> None:
+    with pytest.raises(privacy.WithheldError) as caught, privacy.wordless():
+        int(WORD)
+    pickled = pickle.dumps(caught.value)
+    assert WORD.encode() not in pickled
+    found = pickle.loads(pickled)  # noqa: S301 - as a launcher does
+    assert (found.kind, str(found)) == ("ValueError", "ValueError (withheld: privacy.log_text=false)")
+    with pytest.raises(DataError), privacy.wordless():
+        raise DataError("ours")
+    privacy.withhold(PrivacyConfig())
+    with pytest.raises(ValueError, match=WORD), privacy.wordless():
+        int(WORD)
 
 
 @pytest.mark.usefixtures("withheld")

@@ -10,7 +10,8 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import replace
 from traceback import format_tb
 from types import TracebackType
@@ -109,6 +110,23 @@ def told(error: BaseException | None) -> str:
     if isinstance(error, BioquantError) or not _Rule.withholds:
         return visible(masked(str(error)))
     return f"{type(error).__name__} ({WITHHELD})"
+
+
+class WithheldError(BioquantError):
+    """An error of a library in whose words there may be a text. kind: its type's name."""
+
+
+@contextmanager
+def wordless() -> Generator[None]:
+    """Let no library's error out where texts are withheld: launchers pickle what a job raises, and print it."""
+    try:
+        yield
+    except Exception as error:
+        if not _Rule.withholds or isinstance(error, BioquantError):
+            raise
+        bare = WithheldError(told(error))
+        bare.kind = type(error).__name__
+        raise bare from None
 
 
 def where(error: BaseException) -> str:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bioquant import network
+from bioquant import network, privacy
 from bioquant.config import Device
-from bioquant.errors import ConfigError
+from bioquant.errors import ConfigError, kind_of
 from bioquant.hardware import Gpu
 from bioquant.launching import LauncherConfig
 from bioquant.places import project_root
@@ -122,7 +122,8 @@ class Runner:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One cell; see `worker.Session.answer`."""
         self._done = 0
-        return self._session.answer(request)
+        with privacy.wordless():
+            return self._session.answer(request)
 
     def done(self) -> int:
         """How many examples of the cell are done."""
@@ -161,7 +162,7 @@ class RayWorker:
             raise WorkerDiedError(kind, f"the {what} is gone ({_first_line(error)}).", blameless=lost) from error
         except self._ray.exceptions.RayTaskError as error:
             self.kill()
-            raise WorkerDiedError(type(error.cause).__name__, _first_line(error.cause)) from error
+            raise WorkerDiedError(kind_of(error.cause), _first_line(error.cause)) from error
 
     def alive(self) -> bool:
         """Whether it can take another request."""

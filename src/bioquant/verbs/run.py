@@ -48,7 +48,8 @@ class Application:
         offers.check(config)
         from bioquant import run, tables
 
-        cell, outcome = run.run_single(config, Path(HydraConfig.get().runtime.output_dir))
+        with privacy.wordless():
+            cell, outcome = run.run_single(config, Path(HydraConfig.get().runtime.output_dir))
         self.rows.append(tables.row(cell, outcome))
 
     def sweep(
