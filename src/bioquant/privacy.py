@@ -39,11 +39,11 @@ class _Rule:
     withholds = False
 
 
-def enter(config: RunConfig) -> None:
-    """Keep to what a configuration says of the network and of texts, from now on, in this process."""
-    if config.offline:
+def enter(*configs: RunConfig) -> None:
+    """Keep to what configurations say of the network and of texts, in this process from now on: the strictest wins."""
+    if any(config.offline for config in configs):
         network.forbid()
-    withhold(config.privacy)
+    withhold(min((config.privacy for config in configs), key=lambda privacy: privacy.log_text))
 
 
 def withhold(privacy: PrivacyConfig) -> None:

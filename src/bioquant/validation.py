@@ -47,12 +47,10 @@ def check_name(key: str, name: str) -> None:
 
 def check_no_secrets(config: RunConfig) -> None:
     """Whatever is configured is logged: none of it may be a secret of the environment. Raises ConfigError."""
-    known = secrets()
-    for key, value in _texts("", asdict(config)):
+    known = {name: secret for name, secret in secrets().items() if len(secret) >= LONG_SECRET}
+    for key, value in _texts("", asdict(config)) if known else ():
         for name, secret in known.items():
-            if (
-                len(secret) >= LONG_SECRET and secret in value and key != "tracking.uri"
-            ):  # which is logged without its password
+            if secret in value and key != "tracking.uri":  # which is logged without its password
                 raise ConfigError(f"{key} holds the value of ${name}, which would be logged with it: leave it out.")
 
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     """Compose the cells and print what they would take. Raises UserError."""
     options = _parser().parse_intermixed_args(arguments)
     configs = compose.compose_all(options.overrides, options.config_dir)
-    privacy.enter(configs[0])
+    privacy.enter(*configs)
     from bioquant.forecast import forecast, target
 
     aim = target(configs[0].policy, configs[0].engine.device)

@@ -60,7 +60,7 @@ class Application:
         one: composes the configuration of a job, which is a list of overrides.
         """
         configs = grid.compose(lambda overrides: to_run_config(one(overrides)), jobs)
-        privacy.enter(configs[0])
+        privacy.enter(*configs)
         commands = [masked(shlex.join(["bioquant", "run", *overrides])) for overrides in jobs]
         from bioquant.sweep.launch import run_sweep, show_plan
         from bioquant.sweep.ray_site import RayCluster
