@@ -167,7 +167,7 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
 _call = logging.Logger.callHandlers
 
 
-def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+def _call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
     """Hand a record on without words that are withheld, to whatever handler: some libraries have their own.
 
     After the filters of the logger, of which `models` has some that read the words.
@@ -178,7 +178,7 @@ def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
         words = words if error is None else f"{words}\n{where(error)}"
         bare = {"msg": words, "args": (), "exc_info": None, "exc_text": None}
         record = logging.makeLogRecord(record.__dict__ | bare)
-    _call(logger, record)
+    _call(self, record)
 
 
 def _warning(message: object, category: type[Warning], filename: str, lineno: int, _: str | None = None) -> str:
