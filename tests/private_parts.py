@@ -66,7 +66,7 @@ def write_tasks(folder: Path) -> list[str]:
     """Four tasks and a fifth in which every cell fails, with their data; the arguments that name them to a command."""
     (folder / "conf" / "task").mkdir(parents=True)
     for name, task in {**TASKS, "ward_fails": {**TASKS["ward_qa"], "instruction": "Choose."}}.items():
-        for split, numbers in (("test", range(6)), ("pool", range(10, 14))):
+        for split, numbers in (("test", range(4)), ("pool", range(10, 14))):
             lines = [json.dumps(row) for row in _rows(str(task["kind"]), numbers)]
             (folder / f"{name}_{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         splits = {split: {"format": "jsonl", "paths": [f"{name}_{split}.jsonl"]} for split in ("test", "pool")}

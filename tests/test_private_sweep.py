@@ -13,7 +13,7 @@ from conftest import Command
 from private_parts import SECRET_WORDS, connections, leaks, record, write_tasks
 from tracking_parts import free_port, server_command, serving
 
-QUICK = ("model=tiny_random", "measure.latency_examples=2", "measure.bootstrap_resamples=100", "limit=6")
+QUICK = ("model=tiny_random", "measure.latency_examples=0", "measure.bootstrap_resamples=100", "limit=4")
 KINDS = "ward_ner,ward_qa,ward_re,ward_mlc"
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def test_a_failed_cells_log_says_where_and_not_what(ran: Ran) -> None:
 def test_what_is_left_are_ids_labels_offsets_and_hashes(ran: Ran) -> None:
     tables = [pd.read_parquet(path) for path in (ran.root / "multirun").rglob("predictions.parquet")]
     entities = next(table for table in tables if "Disease" in table["target"][0] and "[39:50]" in table["answer"][0])
-    assert entities["example_id"].tolist() == [f"case-{number}" for number in range(6)]
+    assert entities["example_id"].tolist() == [f"case-{number}" for number in range(4)]
     assert re.fullmatch("sha256:[0-9a-f]{64}", entities["prompt"][0])
     assert re.fullmatch("sha256:[0-9a-f]{64}", entities["output"][0])
     assert entities["target"][0] == "Disease: [39:50]"
@@ -92,7 +92,7 @@ def test_its_runs_are_compared_recommended_and_registered_without_a_word(
     environment = {**ran.environment, **notes, "BIOQUANT_DATA": ran.tasks[-1].partition("=")[2]}
     compared = bioquant("compare", "--flips", "3", "offline=true", root=ran.root, **environment)
     assert compared.returncode == 0, compared.stderr
-    assert "ward_ner · entity_f1 · 6 examples" in compared.stdout
+    assert "ward_ner · entity_f1 · 4 examples" in compared.stdout
     assert "right: A\n  none: A\n  quanto_int8: (invalid)" in compared.stdout
     chosen = bioquant("recommend", "policy.max_quality_loss=null", "offline=true", root=ran.root, **environment)
     assert chosen.returncode == 0, chosen.stderr
