@@ -249,7 +249,11 @@ def test_only_a_finished_cell_is_registered(store: Store, candidate: str) -> Non
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"registered_model": "a/b"}, "registry.registered_model='a/b' is not allowed: leave out / : and @."),
+        (
+            {"registered_model": "a/b"},
+            "registry.registered_model='a/b' is not allowed: a name has letters, digits, blanks and . _ + ( ) -, and "
+            "begins with a letter or a digit.",
+        ),
         (
             {"aliases": ["v3"]},
             "registry.aliases: 'v3' is not allowed: letters, digits, - and _, and neither latest nor v and a number, "

@@ -146,7 +146,7 @@ def test_malformed_options_and_answers_are_refused() -> None:
         " {key, value}: correct task.fields.options"
     )
     assert refused(task(TaskKind.qa), record(question="q", options=["x", "", "y"], answer="A")).startswith(
-        "f.jsonl:3: the options of task 't' are \"['x', '', 'y']\", not a list of texts"
+        "f.jsonl:3: the options of task 't' are ['x', '', 'y'], not a list of texts"
     )
     for answer in ("C", 2, "2", -1):
         assert refused(task(TaskKind.qa), record(question="q", options=["x", "y"], answer=answer)) == (

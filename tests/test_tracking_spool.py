@@ -13,6 +13,7 @@ import pytest
 from bioquant import places, tracking
 from bioquant.config import TrackingConfig
 from bioquant.errors import DiskFullError, TrackingError
+from bioquant.shown import without_password
 from bioquant.tracking import spool as module
 from bioquant.tracking.events import (
     Batch,
@@ -165,7 +166,7 @@ def test_a_worker_needs_a_parent_that_opened_the_store(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("uri", "shown"),
+    ("uri", "kept"),
     [
         ("postgresql://me:se/cret@h/db", "postgresql://me:***@h/db"),
         ("postgresql+psycopg://me:s3cret@h:5432/db", "postgresql+psycopg://me:***@h:5432/db"),
@@ -175,8 +176,8 @@ def test_a_worker_needs_a_parent_that_opened_the_store(tmp_path: Path, monkeypat
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
     ],
 )
-def test_a_password_is_never_shown(uri: str, shown: str) -> None:
-    assert places.without_password(uri) == shown
+def test_a_password_is_never_shown(uri: str, kept: str) -> None:
+    assert without_password(uri) == kept
 
 
 @pytest.fixture

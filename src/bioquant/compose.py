@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
+from bioquant import foreign, network
 from bioquant.config import RunConfig, conf_dir
 from bioquant.errors import ConfigError, did_you_mean, unknown
 from bioquant.places import project_root
@@ -36,6 +37,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("bioquant_root", lambda: str(project_root()), replace=True)
+    OmegaConf.register_new_resolver("bioquant_offline", network.is_offline, replace=True)
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:
@@ -65,6 +67,7 @@ def hydra_app(arguments: Sequence[str], job: Callable[[DictConfig], object]) -> 
     """
     register()
     _check_overrides(arguments)
+    foreign.check(foreign.folders(arguments))
     # Hydra prints its own report and exits with 1 unless it is told to let exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["bioquant run", *arguments]
@@ -173,6 +176,7 @@ def _composing(config_dir: str | None) -> Generator[list[str]]:
     register()
     if config_dir and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir} is not a folder: name the one that holds model/, task/, …")
+    foreign.check([Path(config_dir)] if config_dir else [])
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             yield [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
@@ -184,6 +188,7 @@ def _check_overrides(arguments: Sequence[str]) -> None:
     """A misspelled key on the command line, named with its nearest neighbour: Hydra's own message has no such hint."""
     known = set(known_keys()) | set(GROUPS)
     for text in arguments:
+        foreign.refuse(text)
         match = re.fullmatch(r"[+]{0,2}(?P<key>[A-Za-z_][\w.]*)=(?P<value>.*)", text, flags=re.DOTALL)
         key = match["key"] if match else ""
         if match and key in GROUPS[:-1] and match["value"] in ("", "null"):
@@ -296,6 +301,7 @@ def part(group: str, schema: type, overrides: Sequence[str], config_dir: str | N
     chosen = [override.partition("=")[2] for override in overrides if override.startswith(f"{group}=")]
     found = {path.stem: path for folder in _folders(group, config_dir) for path in sorted(folder.glob("*.yaml"))}
     option = chosen[-1] if chosen else "default"
+    foreign.check([Path(config_dir)] if config_dir else [])
     if option not in found:
         raise ConfigError(unknown(group, option, found))
     known = [f"{group}.{key.name}" for key in fields(schema) if key.name != "name"]

@@ -325,6 +325,16 @@ class PlanConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PrivacyConfig:
+    """What is kept of texts.
+
+    log_text: false: no prompt, input or output is written or logged; ids, labels, offsets and hashes are.
+    """
+
+    log_text: bool = True
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Where data files are. root: null takes $BIOQUANT_DATA."""
 
@@ -337,6 +347,7 @@ class RunConfig:
 
     limit: a seeded sample of this many test examples, the same for every model and quant; null takes all.
     resume: what is finished is not run again, and what was interrupted goes on where it stopped.
+    offline: connect to this machine and to the tracking store, and to nothing else.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -349,8 +360,10 @@ class RunConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     limit: int | None = None
     seed: int = 0
     resume: bool = True
+    offline: bool = False

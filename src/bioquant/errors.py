@@ -23,12 +23,26 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
+from bioquant.shown import masked, one_line, visible
+
+LONGEST_LINE = 4000
+"""Characters of a message: a value that fills a page names nothing."""
+
 
 class BioquantError(Exception):
-    """Base of all errors this package raises on purpose. `kind` becomes the run's tag `error.kind`."""
+    """Base of all errors this package raises on purpose. `kind` becomes the run's tag `error.kind`.
+
+    Its text may be shown and kept: it holds no secret, and no character that a terminal obeys. is_list: whether it is
+    several lines; all others are one.
+    """
 
     kind = "error"
     exit_code = 1
+    is_list = False
+
+    def __str__(self) -> str:
+        text = masked(super().__str__())
+        return visible(text) if self.is_list else _cut(one_line(text))
 
 
 class UserError(BioquantError):
@@ -72,6 +86,7 @@ class TrackingError(UserError):
     """A tracking server or store that cannot be reached or written."""
 
     kind = "tracking"
+    is_list = True  # what a server refuses, run by run
 
 
 class RegistryError(UserError):
@@ -120,6 +135,11 @@ class CellsFailedError(BioquantError):
     """Some cells of a sweep failed."""
 
     kind = "cells_failed"
+    is_list = True
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}…"
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -79,6 +79,11 @@ class LoggedRun:
         return f"{self.model} · {self.quant} · {self.prompt}"
 
     @property
+    def holds_no_text(self) -> bool:
+        """Whether it ran with `privacy.log_text=false`."""
+        return self.tags.get("privacy.log_text") == "false"
+
+    @property
     def is_baseline(self) -> bool:
         """Whether the cell is its own baseline: the model in its own dtype."""
         return self.tags["cell_id"] == self.tags["baseline_cell_id"]

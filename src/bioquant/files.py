@@ -8,14 +8,16 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from bioquant import privacy
 from bioquant.config import RunConfig
 from bioquant.errors import DiskFullError, is_disk_full
+from bioquant.shown import masked
 
 
 def write_config(config: RunConfig, folder: Path) -> None:
-    """The whole composed configuration, as it is logged."""
+    """The whole composed configuration, as it is logged: without passwords."""
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+    (folder / "config.yaml").write_text(masked(OmegaConf.to_yaml(OmegaConf.structured(config))), encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -30,7 +32,7 @@ def logged(folder: Path) -> Generator[None]:
     """Send log lines, and the traceback of whatever fails, to `run.log` in the cell's folder. Raises DiskFullError."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(privacy.Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     try:

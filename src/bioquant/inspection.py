@@ -43,7 +43,7 @@ class Inspection:
     labels: label -> how often it is gold in test and in pool; for NER the entity types, and "(none)" for rows without.
     num_duplicates: rows of the test split and of the pool that ask what an earlier row of the same split asks.
     num_shared: rows that are left out of the pool since the test split holds them too, by id, question or text.
-    shown: the first prompts, as a run would ask them, each with its gold answer.
+    shown: the first prompts, as a run would ask them, each with its gold answer; none with privacy.log_text=false.
     """
 
     num_test: int
@@ -79,7 +79,7 @@ def inspect(config: RunConfig) -> Inspection:
         labels=label_counts(dataset),
         num_duplicates=(num_duplicates(dataset.test), num_duplicates(dataset.pool)),
         num_shared=dataset.num_shared,
-        shown=tuple(shown(asked[example.id] or example, config) for example in examples[:SHOWN]),
+        shown=tuple(shown(asked[example.id] or example, config) for example in _shown(examples, config)),
         lengths=lengths([length(example) for example in examples], asked, answering.room(config)),
     )
 
@@ -88,6 +88,11 @@ def usable(dataset: Dataset) -> Dataset:
     """The dataset with the pool that a run draws from: without what the test split holds, by id or by text."""
     pool = prompts.clean_pool(dataset.test, dataset.pool)
     return replace(dataset, pool=pool, num_shared=dataset.num_shared + len(dataset.pool) - len(pool))
+
+
+def _shown(examples: Sequence[Example], config: RunConfig) -> Sequence[Example]:
+    """The examples whose texts are shown: none where texts are kept out of what is printed."""
+    return examples[:SHOWN] if config.privacy.log_text else ()
 
 
 def shown(example: Example, config: RunConfig) -> tuple[str, str]:

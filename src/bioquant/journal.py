@@ -130,6 +130,9 @@ def shown(answer: Answer) -> str:
     if isinstance(answer, str):
         return answer
     parts = [
-        f"{part.label}: {part.text} [{part.start}:{part.end}]" if isinstance(part, Span) else part for part in answer
+        f"{part.label}:{f' {part.text}' if part.text else ''} [{part.start}:{part.end}]"
+        if isinstance(part, Span)
+        else part
+        for part in answer
     ]
     return "; ".join(parts) or "none"

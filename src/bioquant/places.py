@@ -1,7 +1,6 @@
 """Where files are: the project's folder, its tracking store, the caches. No I/O beyond looking."""
 
 import os
-import re
 from pathlib import Path
 
 import platformdirs
@@ -47,11 +46,6 @@ def tracking_uri(configured: str | None) -> str:
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
         return prefix + str(project_root() / uri.removeprefix(prefix))
     return uri
-
-
-def without_password(uri: str) -> str:
-    """An address that may be shown and kept."""
-    return re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:***@", uri)
 
 
 def spool_root() -> Path:

@@ -75,6 +75,7 @@ def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...] = ()
         "device": config.engine.device,
         "versions": versions(),
         **({"check": True} if config.quant.check else {}),
+        **({} if config.privacy.log_text else {"log_text": False}),
     }
     return RunPlan(
         config=config,

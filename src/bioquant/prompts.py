@@ -5,6 +5,7 @@ same to the byte, so that one shared-prefix cache serves them all; the item itse
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -90,20 +91,45 @@ def shortened(example: Example, task: TaskConfig, prompt: PromptConfig) -> Itera
     there is none, the text) is cut at its last sentence, again and again, down to its first sentence. The question and
     the options are never cut. What is gold stays: an entity in the part that was cut away is missed.
     """
-    for start in range(1, len(example.shots) + 1):
-        yield _shown(example, example.row, example.shots[start:], task, prompt)
-    field = "context" if "context" in example.row.inputs else "text"
-    text = example.row.inputs.get(field, "")
-    for end in reversed([match.start() for match in _SENTENCE_END.finditer(text)]):
-        cut = replace(example.row, inputs={**example.row.inputs, field: text[:end]})
-        yield _shown(example, cut, (), task, prompt)
+    yield from (_cut(example, place, task, prompt) for place in _places(example))
 
 
 def fitting(
     example: Example, task: TaskConfig, prompt: PromptConfig, fits: Callable[[Example], bool]
 ) -> Example | None:
-    """The example itself where it fits, else its longest shortened form that does; None where none does."""
-    return next(filter(fits, chain([example], shortened(example, task, prompt))), None)
+    """The example itself where it fits, else its longest shortened form that does; None where none does.
+
+    Looked for by halving: each form is shorter than the one before, and a text may have thousands of sentences.
+    """
+    if fits(example):
+        return example
+    places = _places(example)
+    first = bisect_left(places, True, key=lambda place: fits(_cut(example, place, task, prompt)))
+    return _cut(example, places[first], task, prompt) if first < len(places) else None
+
+
+Place = tuple[int, int | None]
+"""How an example is shortened: few-shot examples left out, and where its text ends (None: where it always did)."""
+
+
+def _long_field(row: Row) -> str:
+    return "context" if "context" in row.inputs else "text"
+
+
+def _places(example: Example) -> list[Place]:
+    """From the longest form to the shortest."""
+    without = [(start, None) for start in range(1, len(example.shots) + 1)]
+    ends = [match.start() for match in _SENTENCE_END.finditer(example.row.inputs.get(_long_field(example.row), ""))]
+    return [*without, *((len(example.shots), end) for end in reversed(ends))]
+
+
+def _cut(example: Example, place: Place, task: TaskConfig, prompt: PromptConfig) -> Example:
+    """The form of an example that a place stands for."""
+    (start, end), row = place, example.row
+    if end is not None:
+        field = _long_field(row)
+        row = replace(row, inputs={**row.inputs, field: row.inputs[field][:end]})
+    return _shown(example, row, example.shots[start:], task, prompt)
 
 
 def _shown(example: Example, row: Row, shots: Sequence[Row], task: TaskConfig, prompt: PromptConfig) -> Example:

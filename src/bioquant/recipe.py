@@ -47,7 +47,8 @@ class Recipe:
     """How a cell answers.
 
     shots: the few-shot examples themselves, where all requests get the same; their gold answers are their targets.
-    dataset_sha256: kNN: of the dataset whose pool the examples come from; else None, for then nothing is read.
+    dataset_sha256: of the dataset whose pool the examples come from: for kNN, and where no text may be kept; else None,
+        for then nothing is read.
     libraries: the versions that it was evaluated with.
     """
 
@@ -85,6 +86,8 @@ def of_plan(plan: RunPlan, installed: Mapping[str, str]) -> Recipe:
     config, dataset = plan.config, plan.dataset
     needed = (*RUNTIME, quantization.library(config.quant), *(EXTRAS if config.engine.name == "vllm" else ()))
     pool = clean_pool(dataset.test, dataset.pool)
+    shots = fixed_shots(pool, config.task, config.prompt, config.seed)
+    kept = config.privacy.log_text
     return Recipe(
         model=config.model,
         quant=replace(config.quant, check=False),
@@ -92,8 +95,8 @@ def of_plan(plan: RunPlan, installed: Mapping[str, str]) -> Recipe:
         prompt=config.prompt,
         engine=config.engine,
         seed=config.seed,
-        shots=tuple(_as_shown(row) for row in fixed_shots(pool, config.task, config.prompt, config.seed)),
-        dataset_sha256=dataset.digest if chooses_by_request(config.prompt) else None,
+        shots=tuple(_as_shown(row) for row in shots) if kept else (),
+        dataset_sha256=dataset.digest if chooses_by_request(config.prompt) or (shots and not kept) else None,
         template_version=TEMPLATE_VERSION,
         libraries={name: version for name, version in installed.items() if name in needed},
     )

@@ -24,6 +24,7 @@ from bioquant.compare import Refusal
 from bioquant.config import TrackingConfig
 from bioquant.errors import TrackingError
 from bioquant.evidence import Answered, ExampleSet, LoggedRun, ModelFacts, gather
+from bioquant.shown import masked
 from bioquant.tracking import Store, closing, open_store
 
 # MLflow prints a run's address to stdout when it ends: in the midst of what --json prints.
@@ -173,7 +174,7 @@ def _fetch(store: Store, run_id: str, name: str, cached: Path) -> None:
     try:
         Path(store.client.download_artifacts(run_id, name, str(folder))).replace(cached)
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = masked(" ".join(str(error).split()))[:200]
         raise TrackingError(
             f"run {run_id}: its artifact {name} cannot be fetched from {store.uri}: {reason}"
         ) from error

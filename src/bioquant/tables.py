@@ -12,8 +12,10 @@ from itertools import zip_longest
 from rich.console import Console
 from rich.table import Table
 
+from bioquant import shown
 from bioquant.errors import kind_of as kind
 from bioquant.plan import RunPlan
+from bioquant.privacy import told
 from bioquant.records import Outcome
 from bioquant.tasks import kind_of
 
@@ -51,7 +53,7 @@ def row(plan: RunPlan, outcome: Outcome | None, *, error: BaseException | None =
         "baseline_cell_id": plan.baseline_cell_id,
         "input_ids_sha256": outcome.input_ids_sha256 if outcome else None,
         "error_kind": "" if error is None else kind(error),
-        "error": "" if error is None else str(error),
+        "error": "" if error is None else told(error),
         "command": command,
     }
 
@@ -135,7 +137,9 @@ def show(
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same listing as a Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return "".join(
+        f"| {' | '.join(shown.markdown(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
+    )
 
 
 def print_table(table: Table) -> None:

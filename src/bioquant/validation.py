@@ -1,9 +1,19 @@
 """What the types of a configuration cannot say: ranges, and choices that contradict each other."""
 
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import cast
 
 from bioquant.config import PolicyConfig, RunConfig
 from bioquant.errors import ConfigError
+from bioquant.shown import secrets
+
+NAME = re.compile(r"[^\W_][\w .+()-]{0,199}")
+"""No slash, no quote, no control character, no leading dot or dash."""
+
+LONG_SECRET = 8
+"""Characters: a configuration may well hold what is shorter by chance."""
 
 
 def check_policy(policy: PolicyConfig) -> None:
@@ -26,8 +36,44 @@ def check_policy(policy: PolicyConfig) -> None:
             raise ConfigError(f"policy.{key}={value} is not allowed: give a number above 0.")
 
 
+def check_name(key: str, name: str) -> None:
+    """A name that stands in paths, in messages and in filters. Raises ConfigError."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{key}='{name}' is not allowed: a name has letters, digits, blanks and . _ + ( ) -, and begins with a "
+            "letter or a digit."
+        )
+
+
+def check_no_secrets(config: RunConfig) -> None:
+    """Whatever is configured is logged: none of it may be a secret of the environment. Raises ConfigError."""
+    known = {name: secret for name, secret in secrets().items() if len(secret) >= LONG_SECRET}
+    for key, value in _texts("", asdict(config)) if known else ():
+        for name, secret in known.items():
+            if secret in value and key != "tracking.uri":  # which is logged without its password
+                raise ConfigError(f"{key} holds the value of ${name}, which would be logged with it: leave it out.")
+
+
+def _texts(key: str, value: object) -> Iterator[tuple[str, str]]:
+    """Every text of a configuration, by its dotted key."""
+    if isinstance(value, dict):
+        for name, inner in cast(dict[str, object], value).items():
+            yield from _texts(f"{key}.{name}".lstrip("."), inner)
+    elif isinstance(value, list):
+        for inner in cast(list[object], value):
+            yield from _texts(key, inner)
+    elif isinstance(value, str):
+        yield key, value
+
+
 def check(config: RunConfig) -> None:
-    """Ranges the types cannot say. Raises ConfigError."""
+    """Ranges the types cannot say, names that are safe everywhere, no secrets. Raises ConfigError."""
+    named = {"model": config.model, "quant": config.quant, "task": config.task, "prompt": config.prompt}
+    for part, of in {**named, "engine": config.engine, "policy": config.policy}.items():
+        check_name(f"{part}.name", of.name)
+    for part in config.tracking.experiment.split("/"):
+        check_name("tracking.experiment", part)
+    check_no_secrets(config)
     check_policy(config.policy)
     at_least_one = {
         "engine.prefill_tokens": config.engine.prefill_tokens,

@@ -3,13 +3,17 @@
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any, cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from bioquant.shown import masked
 
 
 class GroupedLauncher(Launcher):
@@ -49,6 +53,14 @@ class GridSweeper(BasicSweeper):
 
     Hydra's check composes every cell, a tenth of a second each, and throws the result away.
     """
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep for `multirun.yaml`, which the sweeper writes, the configuration without a password."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        assert config.hydra.sweep.dir  # resolved before it is copied: both must have the same
+        self.config = deepcopy(config)
+        uri = cast(dict[str, Any], OmegaConf.to_container(config.tracking))["uri"]
+        OmegaConf.update(self.config, "tracking.uri", uri and masked(uri), force_add=True)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Where other launchers run, as Hydra does."""

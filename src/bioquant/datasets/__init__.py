@@ -36,7 +36,9 @@ from bioquant.datasets import (
 )
 from bioquant.datasets.raw import DEMO, find, first_found, missing, read_bytes
 from bioquant.errors import ConfigError, DataError
+from bioquant.privacy import quoted
 from bioquant.records import Dataset, Record, Row, Value
+from bioquant.shown import is_broken, one_line
 from bioquant.tasks import kind_of
 from bioquant.tasks.fields import lookup, normalised
 
@@ -191,14 +193,23 @@ def asked(row: Row) -> str:
 def _rows(records: Iterable[Record], task: TaskConfig, split: str) -> tuple[Row, ...]:
     kind = kind_of(task.kind)
     rows = [
-        replace(
-            kind.row(_prepared(record, task, f"{split}-{number}"), task),
-            unit=_named(record, task, "unit"),
-            group=_named(record, task, "group"),
+        _named_plainly(
+            replace(
+                kind.row(_prepared(record, task, f"{split}-{number}"), task),
+                unit=_named(record, task, "unit"),
+                group=_named(record, task, "group"),
+            )
         )
         for number, record in enumerate(records, start=1)
     ]
     return tuple(_unique(rows))
+
+
+def _named_plainly(row: Row) -> Row:
+    """The row with names that can be printed anywhere. Raises DataError for a text that no tokenizer takes."""
+    if any(is_broken(text) for text in (*row.inputs.values(), *row.options)):
+        raise DataError(f"{row.source}: a text holds half a character (a lone surrogate of UTF-16): correct the file")
+    return replace(row, id=one_line(row.id), unit=one_line(row.unit), group=one_line(row.group))
 
 
 def _named(record: Record, task: TaskConfig, name: str) -> str:
@@ -223,7 +234,7 @@ def _from_columns(record: Record, task: TaskConfig) -> list[Value]:
     for column in columns:
         if str(record.fields.get(column)).strip() not in ("0", "1"):
             raise DataError(
-                f"{record.source}: the column '{column}' holds '{record.fields.get(column)}', expected 0 or 1:"
+                f"{record.source}: the column '{column}' holds {quoted(record.fields.get(column))}, expected 0 or 1:"
                 " correct the file, or the label's value in task.labels"
             )
     return [column for column in columns if str(record.fields[column]).strip() == "1"]

@@ -12,8 +12,8 @@ def members(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
-                content = archive.extractfile(member)
-                if member.isfile() and content is not None:
+                content = archive.extractfile(member) if member.isfile() else None  # a link may lead nowhere
+                if content is not None:
                     yield member.name, content.read()
     except tarfile.TarError as error:
         raise DataError(

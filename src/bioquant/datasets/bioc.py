@@ -9,6 +9,9 @@ from bioquant.datasets.json_file import parse
 from bioquant.errors import DataError
 from bioquant.records import Record
 
+WIDEST_GAP = 1_000_000
+"""Blanks between two passages: an offset beyond that is damage, and would fill the memory."""
+
 Node = Mapping[str, Any]
 """An object of the file."""
 
@@ -19,10 +22,10 @@ def read(data: bytes, name: str, split: SplitConfig) -> Iterator[Record]:
     if not isinstance(collection, dict) or not isinstance(collection.get("documents"), list):
         raise DataError(f"{name}: no BioC collection: expected an object with a list 'documents'")
     for number, document in enumerate(cast(list[Node], collection["documents"]), start=1):
-        source = f"{name}:{document.get('id', number)}"
+        source = f"{name}:{document.get('id', number) if isinstance(document, dict) else number}"
         try:
             yield _document(document, source, split.entity_type)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{source}: no BioC document ({error} is missing or of another type)") from error
 
 
@@ -38,6 +41,8 @@ def _text(passages: Sequence[Node]) -> str:
     """The passages, each at its offset: what lies between two is blank."""
     text = ""
     for passage in passages:
+        if passage["offset"] > len(text) + WIDEST_GAP:
+            raise ValueError(f"offset {passage['offset']}")
         text = text.ljust(passage["offset"]) + passage["text"]
     return text
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from bioquant.config import SplitConfig
 from bioquant.datasets.raw import lines
 from bioquant.errors import DataError
+from bioquant.privacy import quoted
 from bioquant.records import Record, Value
 
 TAG = re.compile(r"O|([BIES])(?:-(.+))?")
@@ -39,11 +40,11 @@ def _token(line: str, where: str, split: SplitConfig) -> Iterator[Token]:
     tag = TAG.fullmatch(columns[-1].strip())
     if len(columns) < 2 or tag is None:
         raise DataError(
-            f"{where}: '{columns[-1]}' is no tag; expected a token, a tab and O, B, I, E or S, as B-Chemical"
+            f"{where}: {quoted(columns[-1])} is no tag; expected a token, a tab and O, B, I, E or S, as B-Chemical"
         )
     kind = tag[1] and (split.entity_type or tag[2])
     if kind is None and tag[1]:
-        raise DataError(f"{where}: tag '{tag[0]}' names no type: set entity_type in the task's split")
+        raise DataError(f"{where}: tag {quoted(tag[0])} names no type: set entity_type in the task's split")
     yield columns[0], tag[1] or "O", kind or ""
 
 

@@ -8,6 +8,7 @@ from xml.parsers import expat
 from bioquant.config import SplitConfig
 from bioquant.datasets.archive import members
 from bioquant.errors import DataError
+from bioquant.privacy import quoted
 from bioquant.records import Record
 
 DRUG, BOTH = "@DRUG$", "@DRUG-DRUG$"
@@ -61,7 +62,9 @@ def _pairs(sentence: ElementTree.Element, source: str) -> Iterator[Record]:
 
 def _drug(drugs: Mapping[str, Sequence[Piece]], drug: str, pair_id: str, source: str) -> Sequence[Piece]:
     if drug not in drugs:
-        raise DataError(f"{source}: the pair {pair_id} names the entity '{drug}', which its sentence does not have")
+        raise DataError(
+            f"{source}: the pair {pair_id} names the entity {quoted(drug)}, which its sentence does not have"
+        )
     return drugs[drug]
 
 
@@ -69,13 +72,15 @@ def _pieces(entity: ElementTree.Element, text: str, source: str) -> list[Piece]:
     """The name's pieces: `0-7` is eight characters (the end counts), `0-7;12-15` a name in two pieces."""
     offsets = entity.get("charOffset", "")
     if not re.fullmatch(r"\d+-\d+(;\d+-\d+)*", offsets):
-        raise DataError(f"{source}: charOffset '{offsets}' of {entity.get('id')} is none: expected 0-7 or 0-7;12-15")
+        raise DataError(
+            f"{source}: charOffset {quoted(offsets)} of {entity.get('id')} is none: expected 0-7 or 0-7;12-15"
+        )
     pieces = [(int(start), int(end) + 1) for start, end in (piece.split("-") for piece in offsets.split(";"))]
     cut = " ".join(text[start:end] for start, end in pieces)
     if cut != entity.get("text"):
         raise DataError(
-            f"{source}: the drug '{entity.get('text')}' at {offsets} is '{cut}' in the text; the file looks changed:"
-            " fetch it again"
+            f"{source}: the drug {quoted(entity.get('text'))} at {offsets} is {quoted(cut)} in the text; the"
+            " file looks changed: fetch it again"
         )
     return pieces
 

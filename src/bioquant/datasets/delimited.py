@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from bioquant.config import DataFormat, SplitConfig
 from bioquant.datasets.raw import lines, text_of
 from bioquant.errors import DataError
+from bioquant.privacy import listed
 from bioquant.records import Record
 
 INDEX = "index"
@@ -24,7 +25,7 @@ def read(data: bytes, name: str, split: SplitConfig) -> Iterator[Record]:
             yield Record(fields=dict(zip(columns, cells, strict=True)), source=f"{name}:{number}")
         else:
             raise DataError(
-                f"{name}, line {number}: {len(cells)} columns, expected {len(columns)} ({', '.join(columns)});"
+                f"{name}, line {number}: {len(cells)} columns, expected {len(columns)} ({listed(columns)});"
                 " the file looks truncated or changed: fetch it again"
             )
 
@@ -59,7 +60,7 @@ def _header(cells: Sequence[str], name: str) -> list[str]:
     twice = {column for column in columns if columns.count(column) > 1}
     if twice:
         raise DataError(
-            f"{name}, line 1: the header names {', '.join(sorted(twice))} twice: if the file has no header, name its"
+            f"{name}, line 1: the header names {listed(sorted(twice))} twice: if the file has no header, name its"
             " columns in the split's `columns`"
         )
     return columns

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bioquant.errors import DataError
+from bioquant.privacy import quoted
 from bioquant.records import Record, Value
 
 
@@ -42,8 +43,8 @@ def to_record(
         # Trailing blanks of a mention's text are a known slip of the NCBI disease corpus: the offsets count.
         if cut.rstrip() != mention.text.rstrip():
             raise DataError(
-                f"{source}: the mention '{mention.text}' at {mention.start}-{mention.end} is '{cut}' in the text;"
-                " the file looks changed (line ends or encoding): fetch it again"
+                f"{source}: the mention {quoted(mention.text)} at {mention.start}-{mention.end} is {quoted(cut)} in"
+                " the text; the file looks changed (line ends or encoding): fetch it again"
             )
         kind = entity_type or mention.type
         entities.append({"start": mention.start, "end": mention.end, "type": kind, "text": cut, "ids": mention.ids})

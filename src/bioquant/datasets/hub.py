@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from bioquant.config import HubConfig, TaskConfig
 from bioquant.errors import DataError
+from bioquant.privacy import told
 from bioquant.records import Record, Value
 
 
@@ -19,7 +20,7 @@ def read(hub: HubConfig, split: str, task: TaskConfig) -> Iterator[Record]:
     try:
         rows = datasets.load_dataset(hub.id, name=hub.config, revision=hub.revision, split=split)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(told(error).split())
         raise DataError(
             f"task '{task.name}': split '{split}' of the dataset {hub.id} cannot be loaded ({reason}); check the"
             f" network and task.hub, or get the files ({task.get}) and set data.root=FOLDER or the variable"

@@ -33,6 +33,8 @@ def parse(data: bytes, name: str) -> Value:
         raise DataError(
             f"{name}, line {error.lineno}: not JSON ({error.msg}); the file looks truncated or changed: fetch it again"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: a number, or a nesting, beyond all measure: correct the file") from error
 
 
 def ids(data: bytes, name: str) -> set[str]:

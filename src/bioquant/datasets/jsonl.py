@@ -21,6 +21,10 @@ def read(data: bytes, name: str, split: SplitConfig) -> Iterator[Record]:  # noq
                 f"{name}, line {number}: not JSON ({error.msg} at column {error.colno}); the file looks truncated or"
                 " changed: fetch it again"
             ) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{name}, line {number}: a number, or a nesting, beyond all measure: correct the file"
+            ) from error
         if not isinstance(value, dict):
             raise DataError(
                 f"{name}, line {number}: a JSON {type(value).__name__}, expected an object with named fields"

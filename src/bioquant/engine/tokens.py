@@ -7,15 +7,32 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from bioquant.engine.batching import common_prefix
-from bioquant.errors import ConfigError
+from bioquant.errors import ConfigError, ModelError
+from bioquant.privacy import told
 from bioquant.records import Message
 
 # Some templates print today's date (Llama 3.2) or let the model think at length before it answers (Qwen3). A prompt
 # must be the same tomorrow, and reasoning is a prompting method here, so both are pinned; other templates ignore them.
 TEMPLATE_VARIABLES: dict[str, Any] = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
+TEMPLATE_FAULTS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+)
+"""What a chat template can raise: it comes with the checkpoint, and runs in Jinja's sandbox."""
+
 SPEAKERS = {"system": "", "user": "User: ", "assistant": "Assistant: "}
 """Before each turn's text where the tokenizer has no chat template."""
+
+
+class TemplateRefusedError(ModelError):
+    """A chat template that does not take these turns, or no turns at all."""
 
 
 class PromptTokenizer:
@@ -69,7 +86,7 @@ class PromptTokenizer:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self._templated(turns)
-        except TemplateError:  # Gemma's and older Mistral templates refuse a system turn
+        except TemplateRefusedError:  # Gemma's and older Mistral templates refuse a system turn
             if len(turns) < 2 or turns[0]["role"] != "system":
                 raise
             first = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
@@ -81,9 +98,16 @@ class PromptTokenizer:
         return text + answer if self._tokenizer.chat_template else f"{text} {answer}"
 
     def _templated(self, turns: list[dict[str, str]]) -> str:
-        return self._tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=False, **TEMPLATE_VARIABLES
-        )
+        """Raises TemplateRefusedError."""
+        try:
+            return self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False, **TEMPLATE_VARIABLES
+            )
+        except TEMPLATE_FAULTS as error:
+            raise TemplateRefusedError(
+                f"the chat template of the model's tokenizer fails ({type(error).__name__}: {told(error)}): set "
+                "model.chat_template=false for plain turns, or choose another checkpoint."
+            ) from error
 
 
 def check_lengths(lengths: Sequence[int], context_length: int, max_new_tokens: int) -> None:

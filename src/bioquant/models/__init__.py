@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +26,7 @@ from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, Quant
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
 from bioquant.models import blocks, gguf, hqq, proof, random
 from bioquant.models.containing import contained
+from bioquant.network import refuse_hub_code
 from bioquant.records import QuantizationReport
 
 __all__ = ["LoadedModel", "is_cached", "load", "prepare", "resolve_device", "tokenizer"]
@@ -75,6 +77,7 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
     Raises ModelError (absent, gated, damaged checkpoint), QuantError (a recipe that cannot run here or cannot quantize
     this model), OutOfMemoryError, and QuantNotAppliedError (a recipe that left the model as it was).
     """
+    refuse_hub_code()
     place = resolve_device(device)
     recipe_checks.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
     # Quanto's int4 weights fail in a forward pass under inference_mode unless they were made under it.
@@ -224,10 +227,10 @@ def _read_tokenizer(model: ModelConfig, folder: Path) -> PreTrainedTokenizerBase
 
 @contextmanager
 def _unreadable(model: ModelConfig, folder: Path) -> Generator[None]:
-    """What transformers says of a damaged folder, as a ModelError."""
+    """What transformers says of a damaged folder, as a ModelError: it reads its JSON without checking its form."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(f"model '{model.name}': {folder} cannot be loaded: {' '.join(str(error).split())}") from error
 
 

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from bioquant import quantization
 from bioquant.answering import max_new_tokens
 from bioquant.compare import Comparison
 from bioquant.config import PolicyConfig, QuantMethod, TaskKind
 from bioquant.evidence import LoggedRun
-from bioquant.recipe import Recipe, chooses_by_request
+from bioquant.recipe import Recipe
 from bioquant.registry.evidence import Evidence
 from bioquant.report.appendix import FOOTPRINT
 from bioquant.serving.answers import FIELD
 from bioquant.serving.requests import example, fields_of
+from bioquant.shown import markdown
 from bioquant.wording import bounds, change, in_points, verdict_text
 
 LONGEST = 5000
@@ -42,9 +44,14 @@ class Told:
 
 def written(told: Told, *, stores_weights: bool) -> str:
     """The card, whole."""
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless)
     template = (files("bioquant.registry") / "card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(_context(told, stores_weights=stores_weights)) + "\n"
+
+
+def _harmless(value: object) -> object:
+    """What the template is given is not to be Markdown of its own, unless it was made as such here."""
+    return markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def shortened(card: str) -> str:
@@ -90,7 +97,7 @@ def _context(told: Told, *, stores_weights: bool) -> dict[str, object]:
         "run": run,
         "kind": KINDS[recipe.task.kind],
         "labels": ", ".join(label.name for label in recipe.task.labels),
-        "fields": ", ".join(fields),
+        "fields": Markup(", ".join(fields)),
         "answer": FIELD[recipe.task.kind],
         "example": json.dumps({"dataframe_records": [example(recipe.task)]}, ensure_ascii=False),
         "quality": _quality(run),
@@ -162,8 +169,8 @@ def _limits(told: Told) -> Iterator[str]:
     yield "rows of one request are answered together as evaluated; with others beside it a row may be rounded otherwise"
     if recipe.prompt.temperature > 0:
         yield "answers are sampled: a row's depends on its place in the request"
-    if chooses_by_request(recipe.prompt):
-        yield "few-shot examples are chosen from the pool, whose files must be where it is served ($BIOQUANT_DATA)"
+    if recipe.dataset_sha256 is not None:
+        yield "few-shot examples are taken from the pool, whose files must be where it is served ($BIOQUANT_DATA)"
     if not run.on_gpu:
         yield "evaluated on a CPU: judge speed and peak memory on the machine that will serve it"
 

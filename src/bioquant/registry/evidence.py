@@ -9,7 +9,7 @@ from bioquant.compare import Comparison, compare
 from bioquant.config import PolicyConfig
 from bioquant.errors import RegistryError
 from bioquant.evidence import LoggedRun
-from bioquant.places import without_password
+from bioquant.shown import without_password
 from bioquant.tracking import Store
 from bioquant.tracking.calls import RefusedError, asked
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 import yaml
 from pyarrow import parquet
 
-from bioquant import compose, recipe, run, runs
+from bioquant import compose, privacy, recipe, run, runs
 from bioquant.errors import RegistryError
 from bioquant.evidence import LoggedRun
 from bioquant.plan import RunPlan
@@ -21,6 +21,7 @@ def recipe_of(store: Store, logged: LoggedRun, data_root: str | None) -> Recipe:
     values = cast(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8")))
     values["data"] = {"root": data_root}  # the machine that ran it may have had them elsewhere
     config = compose.from_mapping(values)
+    privacy.withhold(config.privacy)
     cell = run.prepare(config, run.read(config))
     _check(store, logged, cell)
     found = {tag.removeprefix(VERSION_TAG): value for tag, value in logged.tags.items() if tag.startswith(VERSION_TAG)}
@@ -32,7 +33,8 @@ def _check(store: Store, logged: LoggedRun, cell: RunPlan) -> None:
     path = runs.artifact(store, logged.run_id, logged.artifact_uri, "predictions.parquet")
     table = parquet.read_table(path, columns=["example_id", "prompt", "truncated"]).to_pylist()
     was = {row["example_id"]: None if row["truncated"] else row["prompt"] for row in table}
-    now = {example.id: example.messages[-1].content for example in cell.examples}
+    as_kept = str if cell.config.privacy.log_text else privacy.digest
+    now = {example.id: as_kept(example.messages[-1].content) for example in cell.examples}
     if was.keys() != now.keys():
         changed = f"its {len(was)} examples are not the {len(now)} that its task gives here"
     elif differ := [name for name, prompt in was.items() if prompt not in (None, now[name])]:

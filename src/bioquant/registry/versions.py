@@ -17,10 +17,12 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from bioquant.errors import ConfigError, RegistryError, did_you_mean
-from bioquant.places import cache_dir, without_password
+from bioquant.places import cache_dir
 from bioquant.registry.card import shortened
+from bioquant.shown import without_password
 from bioquant.tracking import Store
 from bioquant.tracking.calls import RefusedError, asked
+from bioquant.validation import check_name
 
 SAME = ("recipe_sha256", "weights")
 """Tags that tell whether a version is what is to be registered."""
@@ -62,8 +64,7 @@ class Registered:
 
 def check(wanted: Wanted) -> None:
     """Names that MLflow refuses are told before anything is made. Raises ConfigError."""
-    if not re.fullmatch(r"[^/:@]+", wanted.name):
-        raise ConfigError(f"registry.registered_model='{wanted.name}' is not allowed: leave out / : and @.")
+    check_name("registry.registered_model", wanted.name)
     for alias in wanted.aliases:
         if not ALIAS.fullmatch(alias):
             raise ConfigError(

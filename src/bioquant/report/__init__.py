@@ -12,6 +12,7 @@ from bioquant.compare import Compared
 from bioquant.evidence import plain
 from bioquant.recommend import Recommendation
 from bioquant.report import appendix, page, plots
+from bioquant.shown import markdown
 from bioquant.study import HEADINGS, PAPER, findings
 from bioquant.study import texts as study_texts
 
@@ -43,8 +44,8 @@ def _render(name: str, context: Mapping[str, object], *, escaped: bool) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a Markdown table or line: no line break, no bar, no tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text for a Markdown table or line."""
+    return markdown(" ".join(text.split())).replace("|", "\\|")
 
 
 def _context(recommendation: Recommendation, compared: Compared, sources: Sources) -> dict[str, object]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from bioquant.compare import Compared, Comparison
 from bioquant.config import PolicyConfig
 from bioquant.recommend import Candidate, Deployment, Recommendation, TaskChoice
+from bioquant.shown import visible
 from bioquant.wording import bounds, gib, in_points, points, seconds
 
 NUM_FLIPS = 3
@@ -29,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """An example that only one of two cells has right. prompt, before, after: empty where texts are left out."""
+    """An example that only one of two cells has right. What is to be left out is empty: texts, or answers too."""
 
     example_id: str
     direction: str
@@ -198,7 +199,7 @@ def flipped(choice: TaskChoice) -> Comparison | None:
 
 
 def flips(choice: TaskChoice, compared: Compared, texts: Texts) -> Flips | None:
-    """Some examples that the shown comparison's two cells do not agree on; without `texts` only their ids."""
+    """Some examples that the shown comparison's two cells do not agree on; only their ids without `texts`."""
     comparison = flipped(choice)
     if comparison is None:
         return None
@@ -218,8 +219,16 @@ def _flip(comparison: Comparison, compared: Compared, texts: Texts, example_id: 
     examples = compared.set_of(comparison.candidate)
     target, before = examples.answer(comparison.baseline, example_id)
     _, after = examples.answer(comparison.candidate, example_id)
-    if not texts:
+    run = comparison.candidate
+    if run.run_id not in texts and not run.holds_no_text:
         return Flip(example_id=example_id, direction=direction, target="", before="", after="", prompt="")
-    prompt, _ = texts[comparison.candidate.run_id][example_id]
+    prompt, _ = texts[run.run_id][example_id] if run.run_id in texts else ("", "")
     excerpt = prompt if len(prompt) <= EXCERPT else "… " + prompt[-EXCERPT:]
-    return Flip(example_id=example_id, direction=direction, target=target, before=before, after=after, prompt=excerpt)
+    return Flip(
+        example_id=example_id,
+        direction=direction,
+        target=visible(target),
+        before=visible(before),
+        after=visible(after),
+        prompt=visible(excerpt),
+    )

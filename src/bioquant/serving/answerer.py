@@ -96,9 +96,9 @@ def chooser(made: Recipe) -> Chooser:
     dataset = datasets.load(made.task, places.data_root(None))
     if dataset.digest != made.dataset_sha256:
         raise RegistryError(
-            f"prompt '{made.prompt.name}' chooses from the pool of task '{made.task.name}', whose files here (digest "
-            f"{dataset.digest[:12]}) are not those that were evaluated ({made.dataset_sha256[:12]}): point "
-            "BIOQUANT_DATA to those."
+            f"prompt '{made.prompt.name}' takes its examples from the pool of task '{made.task.name}', whose files "
+            f"here (digest {dataset.digest[:12]}) are not those that were evaluated ({made.dataset_sha256[:12]}): "
+            "point BIOQUANT_DATA to those."
         )
     return prompts.chooser(prompts.clean_pool(dataset.test, dataset.pool), made.task, made.prompt, made.seed)
 

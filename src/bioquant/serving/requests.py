@@ -9,6 +9,7 @@ from typing import Any, cast
 from bioquant.config import TaskConfig, TaskKind
 from bioquant.errors import RequestError, did_you_mean
 from bioquant.records import Row
+from bioquant.shown import is_broken
 from bioquant.tasks.fields import label_names
 
 RECORDS = "dataframe_records"
@@ -115,14 +116,9 @@ def _texts(given: Mapping[str, object], field: Field, number: int) -> Sequence[s
     if not all(text.strip() for text in strings):
         what = "holds an empty text" if field.is_list else "is empty"
         raise RequestError(f"row {number}: field '{field.name}' {what}{'' if field.required else ': leave it out'}.")
-    if not all(map(_is_text, strings)):
+    if any(map(is_broken, strings)):
         raise RequestError(f"row {number}: field '{field.name}' holds half a character (a lone surrogate of UTF-16).")
     return strings
-
-
-def _is_text(text: str) -> bool:
-    """JSON's escapes can write what no encoding, and so no tokenizer, takes."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _check_sizes(found: Mapping[str, Sequence[str]], number: int, text_chars: int | None) -> None:

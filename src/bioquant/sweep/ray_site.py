@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bioquant import network, privacy
 from bioquant.config import Device
-from bioquant.errors import ConfigError
+from bioquant.errors import ConfigError, kind_of
 from bioquant.hardware import Gpu
 from bioquant.launching import LauncherConfig
 from bioquant.places import project_root
@@ -32,7 +33,7 @@ KNOCK_S = 10.0
 NODE_S = 90.0
 """How long Ray may take to notice that a node is gone."""
 
-PASSED_ON = ("BIOQUANT_", "HF_", "MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY")
+PASSED_ON = ("BIOQUANT_", "HF_", "MLFLOW_TRACKING_URI")
 """Environment variables that a worker gets from the driver: it writes to the spool, so it needs no password."""
 
 
@@ -73,7 +74,6 @@ class RayCluster:
 
 def _connected(address: str | None) -> Any:
     """Ray, connected. Raises ConfigError where it is not installed or does not answer."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
     except ImportError as error:
@@ -106,6 +106,7 @@ class Runner:
 
     def __init__(self, environment: dict[str, str]) -> None:
         os.environ.update(environment)
+        network.start()
         from bioquant.sweep.worker import Session  # after the environment: some libraries read it as they are imported
 
         self._done = 0
@@ -121,7 +122,8 @@ class Runner:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One cell; see `worker.Session.answer`."""
         self._done = 0
-        return self._session.answer(request)
+        with privacy.wordless():
+            return self._session.answer(request)
 
     def done(self) -> int:
         """How many examples of the cell are done."""
@@ -160,7 +162,7 @@ class RayWorker:
             raise WorkerDiedError(kind, f"the {what} is gone ({_first_line(error)}).", blameless=lost) from error
         except self._ray.exceptions.RayTaskError as error:
             self.kill()
-            raise WorkerDiedError(type(error.cause).__name__, _first_line(error.cause)) from error
+            raise WorkerDiedError(kind_of(error.cause), _first_line(error.cause)) from error
 
     def alive(self) -> bool:
         """Whether it can take another request."""

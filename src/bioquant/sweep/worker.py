@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bioquant import run, tracking
+from bioquant import network, privacy, run, tracking
 from bioquant.compose import from_mapping
 from bioquant.config import EngineConfig, ModelConfig, QuantConfig, RunConfig
 from bioquant.engine.offers import what_is_loaded
@@ -38,6 +38,7 @@ def main() -> None:
     """Answer requests until the parent has no more, or is gone."""
     # Ctrl-C reaches the whole process group: the parent decides what becomes of the cell.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    network.start()
     say = _answers()
     _answer_with_the_last_words(say)
     stop = threading.Event()
@@ -78,7 +79,9 @@ class Session:
         folder = Path(request["folder"])
         try:
             with logged(folder):
-                result = self._result(from_mapping(request["config"]), folder, request["run_id"])
+                config = from_mapping(request["config"])
+                privacy.enter(config)
+                result = self._result(config, folder, request["run_id"])
         except KeyboardInterrupt:
             return {"stopped": True}
         except BioquantError as error:
@@ -121,7 +124,8 @@ def _answer_with_the_last_words(say: Say) -> None:
     """An error nobody foresaw ends the process, whose state (a CUDA context, say) is not to be trusted any more."""
 
     def report(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
-        say({"error_kind": kind.__name__, "error": " ".join(str(error).split()) or kind.__name__, "last_words": True})
+        message = " ".join(privacy.told(error).split()) or kind.__name__
+        say({"error_kind": kind.__name__, "error": message, "last_words": True})
 
     sys.excepthook = report
 

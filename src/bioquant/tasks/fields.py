@@ -6,6 +6,8 @@ from typing import cast
 
 from bioquant.config import TaskConfig
 from bioquant.errors import DataError, did_you_mean
+from bioquant.privacy import is_withheld, quoted
+from bioquant.privacy import listed as listed_names
 from bioquant.records import Record, Value
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(punctuation + "“”‘’«»–—…·", " "))
@@ -31,8 +33,8 @@ def required(record: Record, task: TaskConfig, name: str) -> Value:
         path = task.fields.get(name, name)
         raise DataError(
             f"{record.source}: task '{task.name}' reads '{name}' from the field '{path}', which is missing or empty"
-            f"{did_you_mean(path, record.fields)} The record has: {', '.join(record.fields)}."
-            f" Correct task.fields.{name}."
+            f"{did_you_mean(path, () if is_withheld() else record.fields)} The record has:"
+            f" {listed_names(record.fields)}. Correct task.fields.{name}."
         )
     return found
 
@@ -65,7 +67,7 @@ def label_of(value: Value, task: TaskConfig, source: str) -> str:
     written = str(value).strip()
     if written not in by_value:
         raise DataError(
-            f"{source}: '{written}' is no label of task '{task.name}'{did_you_mean(written, by_value)}"
+            f"{source}: {quoted(written)} is no label of task '{task.name}'{did_you_mean(written, by_value)}"
             f" Its labels are: {', '.join(by_value)}. Correct the file, or add the label to task.labels."
         )
     return by_value[written]

@@ -15,6 +15,7 @@ from typing import cast
 from bioquant.config import TaskConfig
 from bioquant.errors import DataError
 from bioquant.metrics import LabelScore, entity_scores, per_label
+from bioquant.privacy import quoted
 from bioquant.records import Answer, Record, Row, Score, Span, Value
 from bioquant.tasks.fields import dicts, id_of, label_names, label_of, listed, lookup, required
 from bioquant.tasks.reading import BULLET, Choices, Json, bare, from_json, own_words
@@ -60,7 +61,7 @@ class EntityRecognition:
         spans = [_span(entity, text, task, record.source) for entity in dicts(entities)]
         if entities and not spans:
             raise DataError(
-                f"{record.source}: the entities are {str(entities)[:60]!r}, not a list of {{start, end, type}}: "
+                f"{record.source}: the entities are {quoted(entities)}, not a list of {{start, end, type}}: "
                 "correct task.fields.entities"
             )
         return Row(id=id_of(record, task), inputs={"text": text}, target=tuple(sorted(spans)), source=record.source)
@@ -125,10 +126,12 @@ def _span(entity: dict[str, Value], text: str, task: TaskConfig, source: str) ->
     """A gold entity, without blanks at its ends. Raises DataError where its offsets do not fit the text."""
     start, end = entity.get("start"), entity.get("end")
     if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
-        raise DataError(f"{source}: the entity {str(entity)[:80]} does not lie in the text of {len(text)} characters")
+        raise DataError(f"{source}: the entity {quoted(entity)} does not lie in the text of {len(text)} characters")
     found, said = text[start:end], entity.get("text")
     if said is not None and str(said).split() != found.split():
-        raise DataError(f"{source}: the entity at {start}-{end} is '{found}' in the text but '{said}' in the record")
+        raise DataError(
+            f"{source}: the entity at {start}-{end} is {quoted(found)} in the text but {quoted(said)} in the record"
+        )
     start += len(found) - len(found.lstrip())
     end -= len(found) - len(found.rstrip())
     return Span(start=start, end=end, label=label_of(entity.get("type"), task, source), text=found.strip())

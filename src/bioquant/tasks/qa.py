@@ -8,6 +8,8 @@ from typing import cast
 from bioquant.config import TaskConfig
 from bioquant.errors import DataError
 from bioquant.metrics import LabelScore, group_mean_accuracy, label_scores, per_label
+from bioquant.privacy import listed as listed_names
+from bioquant.privacy import quoted
 from bioquant.records import Answer, Record, Row, Score, Value
 from bioquant.tasks.fields import dicts, id_of, label_names, label_of, listed, lookup, required, text_of
 from bioquant.tasks.reading import Choices, read_choice
@@ -133,7 +135,7 @@ def _options(record: Record, task: TaskConfig) -> list[Option]:
         or any(part in (None, "") for pair in pairs for part in pair)
     ):
         raise DataError(
-            f"{record.source}: the options of task '{task.name}' are {str(value)[:80]!r}, not a list of texts, a dict"
+            f"{record.source}: the options of task '{task.name}' are {quoted(value)}, not a list of texts, a dict"
             " of letter to text, or a list of {key, value}: correct task.fields.options"
         )
     return [(str(key).strip(), str(text).strip()) for key, text in pairs]
@@ -165,8 +167,8 @@ def _letter(record: Record, task: TaskConfig, options: Sequence[Option]) -> str:
     if len(places) != 1:
         last = task.first_option + len(options) - 1
         raise DataError(
-            f"{record.source}: the answer '{written}' of task '{task.name}' is none of its {len(options)} options:"
-            f" give a letter ({', '.join(key for key, _ in options)}), a number from {task.first_option} to {last}"
-            " (task.first_option is the first one's), or one option's text"
+            f"{record.source}: the answer {quoted(written)} of task '{task.name}' is none of its {len(options)}"
+            f" options: give a letter ({listed_names(key for key, _ in options)}), a number from {task.first_option} to"
+            f" {last} (task.first_option is the first one's), or one option's text"
         )
     return ascii_uppercase[places[0]]

@@ -15,6 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from bioquant.errors import TrackingError, is_disk_full
+from bioquant.shown import masked
 from bioquant.tracking.events import Batch, Create, End, Event, File, Input, Reopen, Text
 
 Found = TypeVar("Found")
@@ -99,7 +100,7 @@ def _meaning(error: MlflowException) -> Exception:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return masked(" ".join(str(error).split()))[:300]
 
 
 def create(client: MlflowClient, experiment_id: str, key: str, event: Create, parent_id: str | None) -> str:

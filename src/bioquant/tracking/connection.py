@@ -11,7 +11,7 @@ from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 
 from bioquant.errors import TrackingError
-from bioquant.places import without_password
+from bioquant.shown import without_password
 from bioquant.tracking import views
 from bioquant.tracking.calls import AwayError, RefusedError, UnwellError, asked, unrepeated
 

@@ -10,11 +10,16 @@ from bioquant import quantization
 from bioquant.config import EngineConfig, RunConfig
 from bioquant.plan import RunPlan, versions
 from bioquant.records import Audit, Footprint, Latency, Outcome, Percentiles, QuantCheck, RunResult
+from bioquant.shown import markdown
 from bioquant.tracking import owner
 from bioquant.tracking.events import Input
 
 NOT_IN_A_NAME = re.compile(r"[^\w ./:-]")
 """Characters that MLflow refuses in a metric's name."""
+
+
+NO_TEXT = {"privacy.log_text": "false"}
+"""The tag of a run that holds no text."""
 
 
 def run_params(config: RunConfig, sweep_id: str | None) -> dict[str, str]:
@@ -86,14 +91,15 @@ def run_tags(plan: RunPlan, folder: Path, sweep_id: str | None) -> dict[str, str
         "mlflow.note.content": _note(plan),
     }
     library_tags = {f"version.{library}": found for library, found in versions().items()}
-    return tags | library_tags | owner_tags() | ({"sweep_id": sweep_id} if sweep_id else {})
+    private = {} if config.privacy.log_text else NO_TEXT
+    return tags | private | library_tags | owner_tags() | ({"sweep_id": sweep_id} if sweep_id else {})
 
 
 def _note(plan: RunPlan) -> str:
     """The description shown at the top of a run's page."""
     config = plan.config
     return (
-        f"**{config.task.name}** ({config.task.description}) answered by **{config.model.name}** at "
+        f"**{config.task.name}** ({markdown(config.task.description)}) answered by **{config.model.name}** at "
         f"**{config.quant.name}**, prompted **{config.prompt.name}**: {plan.num_examples} of "
         f"{plan.dataset.num_test} test examples."
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bioquant import timeline
+from bioquant import privacy, timeline
 from bioquant.errors import DiskFullError, is_disk_full, kind_of
 from bioquant.plan import RunPlan
 from bioquant.records import RunResult
@@ -141,7 +141,7 @@ def end_run(store: Store, run_id: str, status: Status, error: BaseException | No
     """Give the run its terminal status and, where it failed, the reason. Waits for no server; see `flush`."""
     events: list[Event] = [End(status=status, end_ms=_now_ms())]
     if error is not None:
-        message = " ".join(str(error).split())[:1000]
+        message = " ".join(privacy.told(error).split())[:1000]
         events.insert(0, Batch(tags={"error.kind": kind_of(error), "error.message": message}))
     if store.courier is not None:
         store.courier.disown(run_id)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bioquant import places
+from bioquant import network, places, shown
 from bioquant.config import TrackingConfig
 from bioquant.errors import TrackingError
 from bioquant.tracking.spool import Spool
@@ -54,16 +54,17 @@ def open_store(config: TrackingConfig, *, to_read: bool = False) -> Store:
     from bioquant.tracking.courier import Courier
 
     uri = places.tracking_uri(config.uri)
+    network.allow(uri)
     spool = Spool(spool_folder(uri, config.experiment))
     known, away = spool.address(), ""
     try:
         experiment_id = connection.connect(uri, config.experiment)
-        spool.remember(uri=places.without_password(uri), experiment=config.experiment, experiment_id=experiment_id)
+        spool.remember(uri=shown.without_password(uri), experiment=config.experiment, experiment_id=experiment_id)
     except connection.StoreAwayError as error:
         if known is None or to_read:
             raise
         print(
-            f"warning: tracking store '{places.without_password(uri)}': {error.reason}. What is logged waits on "
+            f"warning: tracking store '{shown.without_password(uri)}': {error.reason}. What is logged waits on "
             "disk and is delivered once it answers, or with: bioquant sync",
             file=sys.stderr,
         )
@@ -80,8 +81,8 @@ def open_spool(config: TrackingConfig) -> Store:
     spool = Spool(spool_folder(uri, config.experiment))
     address = spool.address()
     if address is None:
-        shown = places.without_password(uri)
-        raise TrackingError(f"tracking store '{shown}' was not opened in this project: open_store comes first.")
+        named = shown.without_password(uri)
+        raise TrackingError(f"tracking store '{named}' was not opened in this project: open_store comes first.")
     return Store(uri, address["experiment_id"], spool, None)
 
 

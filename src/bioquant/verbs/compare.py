@@ -12,6 +12,7 @@ from bioquant import tables
 from bioquant.compare import Comparison, Refusal
 from bioquant.config import PolicyConfig
 from bioquant.evidence import plain
+from bioquant.shown import visible, without_password
 from bioquant.study import HEADINGS, PAPER, QUESTIONS, Finding, findings, texts
 from bioquant.verbs import arguments as given
 from bioquant.wording import in_points, p_value, verdict_text
@@ -149,7 +150,8 @@ def _show_flips(gathered: given.Gathered, number: int) -> None:
                 target, before = examples.answer(one.baseline, example_id)
                 _, after = examples.answer(one.candidate, example_id)
                 print(f"\n{what} by {one.candidate.label} on {one.candidate.task}: {example_id}")
-                print(f"  right: {target}\n  {one.baseline.quant}: {before}\n  {one.candidate.quant}: {after}")
+                shown = f"  right: {target}\n  {one.baseline.quant}: {before}\n  {one.candidate.quant}: {after}"
+                print(visible(shown))
 
 
 def _show_refusals(refusals: Sequence[Refusal]) -> None:
@@ -185,7 +187,7 @@ def _study(name: str, gathered: given.Gathered, *, as_json: bool) -> None:
             metrics=_metrics(found),
             note=markdown,
         )
-    print(f"\nlogged as run {run_id} of {gathered.store.uri}", file=sys.stderr)
+    print(f"\nlogged as run {run_id} of {without_password(gathered.store.uri)}", file=sys.stderr)
 
 
 def _evidence(found: Sequence[Finding]) -> list[str]:

@@ -1,6 +1,7 @@
 """`bioquant doctor`: what works on this machine, and what to do about what does not."""
 
 import argparse
+import importlib.machinery
 import importlib.util
 import os
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bioquant import hardware, places, tables
+from bioquant import hardware, network, places, shown, tables
 from bioquant.config import TrackingConfig
 from bioquant.errors import BioquantError, TrackingError
 
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         cache,
         project,
         data,
+        kernels,
+        connections,
         tracking,
     )
     lines = [check() for check in checks]
@@ -160,6 +163,20 @@ def data() -> list[str]:
     ]
 
 
+def kernels() -> list[str]:
+    """A package by which transformers and bitsandbytes would run binaries from the hub; we make it unimportable."""
+    spec = importlib.machinery.PathFinder.find_spec("kernels")
+    found = "not installed" if spec is None else f"installed ({version('kernels')}) and never used"
+    return ["hub code", "ok", found, "" if spec is None else "nothing: models run on torch's own kernels"]
+
+
+def connections() -> list[str]:
+    """What may be connected to."""
+    if network.is_offline():
+        return ["network", "offline", "this machine and the tracking store alone", ""]
+    return ["network", "ok", "no telemetry; hub and package index where a model is fetched", ""]
+
+
 def tracking() -> list[str]:
     """The store runs are logged to, and whether something waits for it."""
     from bioquant.tracking import open_store, pending
@@ -173,9 +190,9 @@ def tracking() -> list[str]:
             return [
                 "tracking",
                 "away",
-                places.without_password(store.uri),
+                shown.without_password(store.uri),
                 f"{store.away}: what is logged waits on disk",
             ]
-        return ["tracking", "ok", places.without_password(store.uri), advice]
+        return ["tracking", "ok", shown.without_password(store.uri), advice]
     except TrackingError as error:
-        return ["tracking", "missing", places.without_password(places.tracking_uri(None)), str(error)]
+        return ["tracking", "missing", shown.without_password(places.tracking_uri(None)), str(error)]

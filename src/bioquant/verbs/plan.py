@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bioquant import compose, tables
+from bioquant import compose, privacy, tables
 from bioquant.config import Device, RunConfig
 from bioquant.errors import TrackingError
 
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     """Compose the cells and print what they would take. Raises UserError."""
     options = _parser().parse_intermixed_args(arguments)
     configs = compose.compose_all(options.overrides, options.config_dir)
+    privacy.enter(*configs)
     from bioquant.forecast import forecast, target
 
     aim = target(configs[0].policy, configs[0].engine.device)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from bioquant import places
+from bioquant import places, shown
 from bioquant.evidence import plain
 from bioquant.recommend import Recommendation, recommend
 from bioquant.verbs import arguments as given
@@ -30,7 +30,10 @@ def main(arguments: Sequence[str]) -> None:
         _show(found, page.summary(found))
     folder = options.output or places.project_root() / "multirun" / f"recommend_{datetime.now():%Y%m%d-%H%M%S-%f}"
     run_id = _report(folder, found, gathered, command, with_texts=not options.no_texts)
-    print(f"\nreport: {folder / 'report.html'}\nlogged as run {run_id} of {gathered.store.uri}", file=sys.stderr)
+    print(
+        f"\nreport: {folder / 'report.html'}\nlogged as run {run_id} of {shown.without_password(gathered.store.uri)}",
+        file=sys.stderr,
+    )
 
 
 def _command(arguments: Sequence[str]) -> str:
@@ -67,7 +70,7 @@ def _report(folder: Path, found: Recommendation, gathered: given.Gathered, comma
     texts = {}
     for choice in found.tasks if with_texts else ():
         comparison = report.page.flipped(choice)
-        if comparison is not None:
+        if comparison is not None and not comparison.candidate.holds_no_text:
             run = comparison.candidate
             texts[run.run_id] = runs.texts(store, run, [*comparison.lost, *comparison.gained])
     environment = runs.read_environment(store, first.run_id, first.artifact_uri)
@@ -81,7 +84,7 @@ def _report(folder: Path, found: Recommendation, gathered: given.Gathered, comma
         params=_params(found),
         tags=_tags(found),
         metrics=_metrics(found),
-        note="\n".join(f"- {sentence}" for sentence in report.page.summary(found)),
+        note="\n".join(f"- {shown.markdown(str(sentence))}" for sentence in report.page.summary(found)),
     )
 
 

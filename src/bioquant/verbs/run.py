@@ -11,11 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bioquant import grid
+from bioquant import grid, privacy
 from bioquant.compose import hydra_app, to_run_config
 from bioquant.config import RunConfig
 from bioquant.engine import offers
 from bioquant.errors import BioquantError
+from bioquant.shown import masked
 
 
 class Application:
@@ -43,10 +44,12 @@ class Application:
             self.errors.append(error)
 
     def _single(self, config: RunConfig) -> None:
+        privacy.enter(config)
         offers.check(config)
         from bioquant import run, tables
 
-        cell, outcome = run.run_single(config, Path(HydraConfig.get().runtime.output_dir))
+        with privacy.wordless():
+            cell, outcome = run.run_single(config, Path(HydraConfig.get().runtime.output_dir))
         self.rows.append(tables.row(cell, outcome))
 
     def sweep(
@@ -57,7 +60,8 @@ class Application:
         one: composes the configuration of a job, which is a list of overrides.
         """
         configs = grid.compose(lambda overrides: to_run_config(one(overrides)), jobs)
-        commands = [shlex.join(["bioquant", "run", *overrides]) for overrides in jobs]
+        privacy.enter(*configs)
+        commands = [masked(shlex.join(["bioquant", "run", *overrides])) for overrides in jobs]
         from bioquant.sweep.launch import run_sweep, show_plan
         from bioquant.sweep.ray_site import RayCluster
         from bioquant.sweep.site import ThisMachine

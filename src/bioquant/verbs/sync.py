@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from bioquant import places, tracking
+from bioquant import places, shown, tracking
 from bioquant.config import TrackingConfig
 from bioquant.errors import TrackingError
 
@@ -37,4 +37,4 @@ def deliver(found: tracking.Spooled) -> str:
 def address(found: tracking.Spooled) -> str:
     """The store's address, whose password is not kept on disk: it is taken from where runs take it."""
     current = places.tracking_uri(None)
-    return current if places.without_password(current) == found.uri else found.uri
+    return current if shown.without_password(current) == found.uri else found.uri

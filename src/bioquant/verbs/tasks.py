@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bioquant import compose, datasets, places, tables
+from bioquant import compose, datasets, places, privacy, tables
 from bioquant.config import RunConfig, TaskConfig
 from bioquant.errors import DataError
+from bioquant.shown import visible
 
 if TYPE_CHECKING:
     from bioquant.inspection import Inspection, Lengths
@@ -69,6 +70,7 @@ def check(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_intermixed_args(arguments)
     config = compose.compose_one([f"task={options.task}", *options.overrides], options.config_dir)
+    privacy.enter(config)
     from bioquant.inspection import inspect
 
     found = inspect(config)
@@ -94,7 +96,7 @@ def show(config: RunConfig, found: "Inspection") -> None:
         f"Room for {fits.room}: {fits.num_shortened} of {fits.num_prompts} would be shortened{unfit(fits)}."
     )
     for number, (prompt, gold) in enumerate(found.shown, start=1):
-        print(f"\n--- prompt {number} ---\n{prompt}\n--- gold ---\n{gold}")
+        print(visible(f"\n--- prompt {number} ---\n{prompt}\n--- gold ---\n{gold}"))
 
 
 def unfit(fits: "Lengths") -> str:

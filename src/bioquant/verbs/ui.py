@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bioquant import compose, places
+from bioquant import compose
 from bioquant.config import TrackingConfig
+from bioquant.shown import without_password
 from bioquant.tracking import views
 from bioquant.verbs import arguments as given
 
@@ -23,13 +24,14 @@ def main(arguments: Sequence[str]) -> None:
 
     store = runs.open_existing(tracking)
     uri, served = store.uri, store.uri.startswith(("http://", "https://"))
-    page = places.without_password(uri).rstrip("/") if served else f"http://{options.host}:{options.port}"
+    page = without_password(uri).rstrip("/") if served else f"http://{options.host}:{options.port}"
     print(f"Open {page}/{views.path(store.experiment_id)}", flush=True)
     if served:
         return
-    print(f"MLflow UI on the store {places.without_password(uri)}; ready in seconds, Ctrl-C ends it.", flush=True)
+    print(f"MLflow UI on the store {without_password(uri)}; ready in seconds, Ctrl-C ends it.", flush=True)
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", options.host]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # and not on the command line, which everybody on the machine sees
+    command = [sys.executable, "-m", "mlflow", "server", "--host", options.host]
     os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])
 
 
