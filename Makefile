@@ -16,7 +16,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart test extras check fix clean
+.PHONY: help install quickstart test extras check docs fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -46,9 +46,12 @@ check: install  ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: install  ## build the documentation into site/, without a network; a dead link or an unexplained key fails
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+
 fix: install  ## format and repair what ruff can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and what runs left behind
-	rm -rf $(VENV) .venv_extras mlruns multirun/*
+	rm -rf $(VENV) .venv_extras site mlruns multirun/*
