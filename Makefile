@@ -33,8 +33,9 @@ quickstart: install  ## the quickstart sweep: one small model, three precisions,
 	@$(BIN)/bioquant run experiment=quickstart
 	@echo "Open the UI: $(BIN)/bioquant ui   then http://127.0.0.1:5000"
 
+# A file is one worker's: its fixtures are made once. Half of the time tests wait for processes they have started.
 test: install  ## the whole test suite, fast tests first
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # In an environment of its own: transformers imports these libraries wherever they are, which takes every process seconds.
 extras:  ## test the recipes whose libraries are extras, in .venv_extras

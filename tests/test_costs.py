@@ -74,8 +74,10 @@ def test_a_logged_run_says_how_long_its_cell_takes(store: TrackingConfig, tmp_pa
 
 def test_a_cell_is_found_before_one_with_another_prompt() -> None:
     mine, other = Logged(1.0, 2.0), Logged(3.0, 4.0)
-    runs = {("tiny_random", "none", "demo_qa"): other, ("tiny_random", "none", "demo_qa", "zero_shot"): mine}
+    cell = ("transformers", "tiny_random", "none", "demo_qa")
+    runs = {cell: other, (*cell, "zero_shot"): mine}
     assert costs.logged(config(), runs) == mine
+    assert costs.logged(config("engine=vllm"), runs) is None
 
 
 def test_a_plan_makes_no_store(store: TrackingConfig, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from bioquant.engine.attention import SharedPass
 from bioquant.engine.batching import Limits, sha256
 from bioquant.engine.choices import scorings
 from bioquant.engine.sampling import SeededSampler, row_seed
+from bioquant.engine.tokens import PromptTokenizer
 from bioquant.engine.transformers import TransformersModel
 from bioquant.errors import ConfigError, OutOfMemoryError
 from bioquant.models import random
@@ -104,6 +105,17 @@ def test_batches_are_longest_first_and_numbered(model: TransformersModel) -> Non
 def test_first_batch_is_there_before_the_second_begins(model: TransformersModel) -> None:
     answers = model.generate(PROMPTS, GREEDY)
     assert next(answers).batch_index == 0
+
+
+def test_answers_that_are_no_longer_wanted_leave_no_prompt_behind(
+    model: TransformersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten = list[PromptTokenizer]()
+    monkeypatch.setattr(PromptTokenizer, "forget", lambda self: forgotten.append(self))
+    asked = model.generate(PROMPTS, GREEDY)
+    next(iter(asked))
+    del asked
+    assert len(forgotten) == 1
 
 
 def test_skipped_prompts_change_no_other_text(model: TransformersModel) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +152,16 @@ def test_recipes_change_the_logits_a_little():
     for name in ("bnb_int8", "quanto_int8"):
         change = (logits(models.load(TINY, QUANTS[name], Device.cpu)) - exact).abs().mean().item()
         assert 0 < change < 0.1
+
+
+def test_building_a_shape_leaves_the_model_as_it_is() -> None:
+    """A worker loads anew where the model is not the one it has."""
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling = {"rope_scaling": {**rope, "original_max_position_embeddings": 1024}}
+    model = replace(TINY, architecture={**TINY.architecture, **scaling})
+    before = deepcopy(model)
+    models.load(model, NONE, Device.cpu)
+    assert model == before
 
 
 def test_the_random_models_tokenizer_is_one_token_a_byte_and_pads_on_the_left():

@@ -112,9 +112,32 @@ def test_a_run_is_found_by_its_key_and_by_its_mlflow_id_before_and_after_deliver
     assert {path.name for path in (spool.folder / "runs").iterdir()} == set()
     assert spool.run_id_of(key) == "abc"
     spool.add(key, [EVENTS[3]])
-    assert spool.progress(key) == Progress(run_id="abc")
+    assert spool.runs() == ["abc"]
+    assert spool.progress("abc") == Progress(run_id="abc")
     spool.add("def", [EVENTS[3]])
     assert spool.progress("def") == Progress(run_id="def")
+
+
+def test_a_run_that_is_delivered_while_more_is_added_goes_on_in_one_place(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two it was delivered in any order: RUNNING again after its end."""
+    key = spool.create([CREATE])
+    spool.link(key, "a1")
+    spool.save(key, Progress(run_id="a1", done=(spool.folder / "runs" / f"{key}.jsonl").stat().st_size))
+    where = Spool.key_of
+
+    def delivered_just_then(self: Spool, run_id: str) -> str:
+        found = where(self, run_id)
+        monkeypatch.setattr(Spool, "key_of", where)
+        self.forget(key, {"run_id": "a1"})
+        return found
+
+    monkeypatch.setattr(Spool, "key_of", delivered_just_then)
+    spool.add("a1", [Reopen()])
+    spool.add(key, [EVENTS[-1]])
+    assert spool.runs() == ["a1"]
+    assert [event for event, _ in spool.read("a1")] == [Reopen(), EVENTS[-1]]
 
 
 def test_a_local_key_nobody_knows_is_one_line(spool: Spool) -> None:

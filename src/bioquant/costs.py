@@ -62,7 +62,9 @@ class Logged:
 
 
 History = Mapping[tuple[str, ...], Logged]
-"""Finished runs by (model, quant, task, prompt), and by (model, quant, task) whatever the prompt."""
+"""Finished runs by AXES, and by all of them but the prompt, whatever that was."""
+
+AXES = ("engine.name", "model", "quant", "task", "prompt")
 
 
 def history(config: TrackingConfig, device: Device) -> History:
@@ -83,15 +85,15 @@ def history(config: TrackingConfig, device: Device) -> History:
         speed, params = each.data.metrics.get("throughput/examples_per_s"), each.data.params
         if speed and each.data.tags.get("device", "").startswith(device):
             logged = Logged(speed, each.data.metrics.get("load/seconds", 0.0))
-            for axes in (("model", "quant", "task", "prompt"), ("model", "quant", "task")):
+            for axes in (AXES, AXES[:-1]):
                 found.setdefault(tuple(params[axis] for axis in axes), logged)
     return found
 
 
 def logged(config: RunConfig, runs: History) -> Logged | None:
     """The run that is nearest to a cell: with its prompt, else with another prompt."""
-    names = config.model.name, config.quant.name, config.task.name, config.prompt.name
-    return runs.get(names) or runs.get(names[:3])
+    names = config.engine.name, config.model.name, config.quant.name, config.task.name, config.prompt.name
+    return runs.get(names) or runs.get(names[:-1])
 
 
 def cell_seconds(config: RunConfig, lengths: Lengths, shape: Anatomy, rows: int, device: Device) -> float:

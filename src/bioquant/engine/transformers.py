@@ -119,11 +119,13 @@ class TransformersModel:
         ids = [self.encode(prompt) for prompt in prompts]
         check_lengths([len(prompt) for prompt in ids], self._context_length, settings.max_new_tokens)
         schedule = Schedule.of(ids, settings)
-        for batch_index, indices in unanswered(schedule.batches, done, stopped):
-            answered = self._generate_batch(batch_index, indices, schedule)
-            yield from (generation for generation in answered if generation.index not in done)
-        self._release()
-        self._tokenizer.forget()
+        try:
+            for batch_index, indices in unanswered(schedule.batches, done, stopped):
+                answered = self._generate_batch(batch_index, indices, schedule)
+                yield from (generation for generation in answered if generation.index not in done)
+        finally:
+            self._release()
+            self._tokenizer.forget()
 
     def loglikelihood(
         self,
@@ -144,12 +146,14 @@ class TransformersModel:
         check_lengths(lengths, self._context_length, 0)
         work = self._scorer([row for rows in asked for row in rows], limits)
         done = frozenset(skip)
-        for _, indices in unanswered(batches(lengths, limits), done, stopped):
-            rows = [row for index in indices for row in asked[index]]
-            found = dict(chain.from_iterable(halving(work, rows, empty_cache, self.device)))
-            left = [index for index in indices if index not in done]
-            yield from ((i, [found[i, choice] for choice in range(len(choices[i]))]) for i in left)
-        self._tokenizer.forget()
+        try:
+            for _, indices in unanswered(batches(lengths, limits), done, stopped):
+                rows = [row for index in indices for row in asked[index]]
+                found = dict(chain.from_iterable(halving(work, rows, empty_cache, self.device)))
+                left = [index for index in indices if index not in done]
+                yield from ((i, [found[i, choice] for choice in range(len(choices[i]))]) for i in left)
+        finally:
+            self._tokenizer.forget()
 
     def timed(
         self, prompts: Sequence[Sequence[Message]], settings: GenerationSettings, *, num_warmup: int

@@ -1,6 +1,7 @@
 """Seeded random weights of a real architecture: tests without a download, memory and speed at any size."""
 
 import hashlib
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,8 @@ def architecture(model: ModelConfig) -> PreTrainedConfig:
 
 def shape(model: ModelConfig) -> PreTrainedConfig:
     """`model.architecture` as a transformers config without special tokens, of any vocabulary. Raises ModelError."""
-    values: dict[str, Any] = dict(model.architecture)
+    # A copy to the bottom: transformers writes into rope_scaling, and the model would no longer be the one it was.
+    values: dict[str, Any] = deepcopy(dict(model.architecture))
     kind = str(values.pop("model_type", ""))
     if kind not in CONFIG_MAPPING:
         raise ModelError(

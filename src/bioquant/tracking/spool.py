@@ -85,8 +85,7 @@ class Spool:
 
         Raises DiskFullError, TrackingError where a local key is not known.
         """
-        key = self.key_of(run_id)
-        with self._lock("append", key):
+        with self._appending(run_id) as key:
             if not self._events(key).exists() and not isinstance(events[0], Create):
                 self._begin_again(key)
             try:
@@ -174,9 +173,12 @@ class Spool:
         return {record["key"]: record for record in map(json.loads, lines)}
 
     def key_of(self, run_id: str) -> str:
-        """Where the events of a run stand, given its local key or its MLflow id."""
-        link = self._path(run_id, "key")
-        return link.read_text(encoding="utf-8") if link.exists() else run_id
+        """Where the events of a run stand, given its local key or its MLflow id: by the id once all is delivered."""
+        try:
+            return self._path(run_id, "key").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            delivered = run_id.startswith(LOCAL) and not self._events(run_id).exists()
+            return self.delivered().get(run_id, {}).get("run_id", run_id) if delivered else run_id
 
     def run_id_of(self, run_id: str) -> str | None:
         """The MLflow id of a run given by either; None where it has none yet."""
@@ -202,6 +204,16 @@ class Spool:
 
     def _append(self, key: str, content: bytes) -> None:
         _append(self._events(key), content)
+
+    @contextmanager
+    def _appending(self, run_id: str) -> Generator[str]:
+        """Hold the right to append to a run; gives its key, which may have changed while it was waited for."""
+        while True:
+            key = self.key_of(run_id)
+            with self._lock("append", key):
+                if self.key_of(run_id) == key:
+                    yield key
+                    return
 
     @contextmanager
     def _lock(self, kind: str, key: str, timeout: float = -1) -> Generator[None]:
