@@ -61,12 +61,3 @@ def bioquant(tmp_path_factory: pytest.TempPathFactory) -> Command:
         )
 
     return command
-
-
-@pytest.fixture(scope="session")
-def tutorial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The folder in which the tutorial was followed from its first command to its last, and what each printed."""
-    from docs_parts import follow
-
-    root = tmp_path_factory.mktemp("tutorial")
-    return root, follow(REPOSITORY / "docs" / "tutorial.md", root)

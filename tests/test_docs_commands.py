@@ -34,14 +34,6 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     assert all(follow(page, tmp_path))
 
 
-@pytest.mark.slow
-def test_the_tutorial_leads_from_a_sweep_to_an_answer(tutorial: tuple[Path, list[str]]) -> None:
-    root, outputs = tutorial
-    assert (root / "mlruns" / "mlflow.db").exists()
-    assert any("12 cells: 12 to run" in output for output in outputs)
-    assert re.search(r'"option": ?"(yes|no)"|"invalid": ?true', outputs[-1]), outputs[-1]
-
-
 def test_a_block_that_fails_is_told_with_what_it_printed(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"exit code 2 of[\s\S]*verb 'fly' is not known"):
         run(Block("run", "", "bioquant fly\n").script, tmp_path)

@@ -1,7 +1,11 @@
-"""The notebooks run from a clean kernel, on the store that the tutorial's commands made, and are kept without outputs."""
+"""The tutorial leads from nothing to an answer; the notebooks run from a clean kernel on what it left, and are kept without outputs.
+
+One file, since the tutorial is followed once for all of it.
+"""
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -9,11 +13,27 @@ import pytest
 from nbclient import NotebookClient
 
 from conftest import REPOSITORY
+from docs_parts import follow
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PICTURES = {"01_explore_runs": 2, "02_quantization_tradeoffs": 3, "03_error_analysis": 1}
 LONGEST_CELL = 16
 """Lines: what is longer is logic, and belongs to the package."""
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder in which the tutorial was followed from its first command to its last, and what each printed."""
+    root = tmp_path_factory.mktemp("tutorial")
+    return root, follow(REPOSITORY / "docs" / "tutorial.md", root)
+
+
+@pytest.mark.slow
+def test_the_tutorial_leads_from_a_sweep_to_an_answer(tutorial: tuple[Path, list[str]]) -> None:
+    root, outputs = tutorial
+    assert (root / "mlruns" / "mlflow.db").exists()
+    assert any("12 cells: 12 to run" in output for output in outputs)
+    assert re.search(r'"option": ?"(yes|no)"|"invalid": ?true', outputs[-1]), outputs[-1]
 
 
 def test_the_notebooks_are_the_expected_ones() -> None:
