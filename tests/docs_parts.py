@@ -1,7 +1,7 @@
-"""What a documentation page holds beside prose: files to write and commands to run, marked by an HTML comment before the block.
+"""What a page holds beside prose: files to write and commands to run, marked by an HTML comment before the block.
 
     <!-- file: PATH -->     the block is this file's content
-    <!-- run -->            the block is run; `<!-- run: KEY=VALUE … -->` adds overrides to its `bioquant run`, so that a test is short
+    <!-- run -->            the block is run; `<!-- run: KEY=VALUE … -->` adds overrides to its `bioquant run`: shorter
 
 A page's blocks run in order, in a folder of their own. RUN_ID stands for the run that an earlier block said it logged.
 """
@@ -54,7 +54,12 @@ def follow(page: Path, root: Path) -> list[str]:
 
 
 def run(script: str, root: Path) -> str:
-    environment = {**os.environ, "BIOQUANT_ROOT": str(root), "COLUMNS": "100", "PATH": f"{BINARIES}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "BIOQUANT_ROOT": str(root),
+        "COLUMNS": "100",
+        "PATH": f"{BINARIES}:{os.environ['PATH']}",
+    }
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=root,

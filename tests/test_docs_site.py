@@ -1,4 +1,4 @@
-"""The documentation's site: built strictly, complete, and without anything that a reader's browser would fetch elsewhere."""
+"""The documentation's site: built strictly, complete, and nothing in it is fetched from elsewhere."""
 
 import os
 import re

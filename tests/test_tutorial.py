@@ -1,4 +1,4 @@
-"""The tutorial leads from nothing to an answer; the notebooks run from a clean kernel on what it left, and are kept without outputs.
+"""The tutorial leads from nothing to an answer; the notebooks run from a clean kernel on what it left.
 
 One file, since the tutorial is followed once for all of it.
 """

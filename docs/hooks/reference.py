@@ -1,4 +1,4 @@
-"""MkDocs hook: the reference pages are made from the configuration's dataclasses and the verbs' own help, at every build."""
+"""MkDocs hook: reference pages made from the configuration's dataclasses and the verbs' own help, at every build."""
 
 import io
 import os
@@ -12,27 +12,28 @@ from inspect import getdoc
 from types import NoneType
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from bioquant.cli import VERBS
-from bioquant.config import RunConfig
-from bioquant.endpoints import RegistryConfig, ServeConfig
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+
+from bioquant.cli import VERBS
+from bioquant.config import RunConfig
+from bioquant.endpoints import RegistryConfig, ServeConfig
 
 KEY = re.compile(r"^(\w+(?:, \w+)*): ", re.MULTILINE)
 """What begins the meaning of a key, or of several, in a docstring; its further lines are indented."""
 
 INTRODUCTION = """# Every key
 
-Made from the dataclasses of the package when this page is built. Override any key on the command line (`bioquant run limit=20
-quant.check=true`), in a YAML of your own (`--config-dir`), or in an experiment. `bioquant run --cfg job` prints the values that a
-command would have.
+Made from the dataclasses of the package when this page is built. Override any key on the command line
+(`bioquant run limit=20 quant.check=true`), in a YAML of your own (`--config-dir`), or in an experiment. `bioquant run --cfg job`
+prints the values that a command would have.
 """
 
 VERBS_INTRODUCTION = """# Every verb
 
-What `bioquant VERB --help` prints, taken when this page is built. Exit codes: 0 done, 1 failed, 2 asked for wrongly, 130
-interrupted, 141 nobody reads the output any more.
+What `bioquant VERB --help` prints, taken when this page is built. Exit codes: 0 done, 1 failed, 2 asked for wrongly,
+130 interrupted, 141 nobody reads the output any more.
 """
 
 
@@ -100,7 +101,9 @@ def shown_type(kind: Any) -> str:
     inner = [shown_type(part) for part in get_args(kind) if part is not NoneType]
     if origin := get_origin(kind):
         return f"{origin.__name__} of {', '.join(inner)}" if origin in (list, dict) else " or ".join(inner)
-    return {"Any": "any", "str": "text", "int": "whole number", "float": "number", "bool": "true or false"}[kind.__name__]
+    return {"Any": "any", "str": "text", "int": "whole number", "float": "number", "bool": "true or false"}[
+        kind.__name__
+    ]
 
 
 def shown_default(one: "Field[Any]") -> str:
@@ -118,7 +121,9 @@ def shown_default(one: "Field[Any]") -> str:
 def verbs() -> str:
     """Every verb's help, as it is printed at 80 columns."""
     os.environ["COLUMNS"] = "80"
-    pages = [f"## bioquant {verb}\n\n{VERBS[verb]}\n\n```text\n{help_of(verb)}\n```\n" for verb in VERBS if verb != "run"]
+    pages = [
+        f"## bioquant {verb}\n\n{VERBS[verb]}\n\n```text\n{help_of(verb)}\n```\n" for verb in VERBS if verb != "run"
+    ]
     run = f"## bioquant run\n\n{VERBS['run']}\n\nTakes `key=value` overrides of [every key](configuration.md), "
     run += "`-m` for a sweep over lists, `--config-dir FOLDER` for files of your own, `--cfg job` to print the "
     run += "configuration and stop, `--json` for JSON. `bioquant run --help` lists every option of every group, "
