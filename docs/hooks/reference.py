@@ -26,8 +26,8 @@ KEY = re.compile(r"^(\w+(?:, \w+)*): ", re.MULTILINE)
 INTRODUCTION = """# Every key
 
 Made from the dataclasses of the package when this page is built. Override any key on the command line
-(`bioquant run limit=20 quant.check=true`), in a YAML of your own (`--config-dir`), or in an experiment. `bioquant run --cfg
-job` prints the values that a command would have.
+(`bioquant run limit=20 quant.check=true`), in a YAML of your own (`--config-dir`), or in an experiment.
+`bioquant run --cfg job` prints the values that a command would have.
 """
 
 VERBS_INTRODUCTION = """# Every verb
