@@ -23,6 +23,8 @@ from bioquant.endpoints import RegistryConfig, ServeConfig
 KEY = re.compile(r"^(\w+(?:, \w+)*): ", re.MULTILINE)
 """What begins the meaning of a key, or of several, in a docstring; its further lines are indented."""
 
+FILE = re.compile(r"^<!-- file: (\S+) -->\n```(\w*)$", re.MULTILINE)
+
 INTRODUCTION = """# Every key
 
 Made from the dataclasses of the package when this page is built. Override any key on the command line
@@ -42,6 +44,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/configuration.md", content=configuration()))
     files.append(File.generated(config, "reference/cli.md", content=verbs()))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """A block that is a file's content shows the file's name, which stands in a comment before it."""
+    return FILE.sub(r'```\2 title="\1"', markdown)
 
 
 def configuration() -> str:
@@ -100,7 +107,7 @@ def shown_type(kind: Any) -> str:
         return "keys of its own, below"
     inner = [shown_type(part) for part in get_args(kind) if part is not NoneType]
     if origin := get_origin(kind):
-        return f"{origin.__name__} of {', '.join(inner)}" if origin in (list, dict) else " or ".join(inner)
+        return f"{origin.__name__} of {': '.join(inner)}" if origin in (list, dict) else " or ".join(inner)
     return {"Any": "any", "str": "text", "int": "whole number", "float": "number", "bool": "true or false"}[
         kind.__name__
     ]
