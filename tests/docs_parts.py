@@ -68,7 +68,7 @@ def run(script: str, root: Path) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, f"exit code {done.returncode} of\n{script}\n{done.stdout}"
