@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart test extras check fix lock wheel sbom clean
+.PHONY: help install quickstart test extras check docs fix lock wheel sbom clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -50,6 +50,9 @@ check: install  ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: install  ## build the documentation into site/, without a network; a dead link or an unexplained key fails
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+
 fix: install  ## format and repair what ruff can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -71,4 +74,4 @@ sbom: install  ## list what is installed in .venv as CycloneDX JSON: dist/sbom.j
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom cyclonedx-py environment --output-file dist/sbom.json $(BIN)/python
 
 clean:  ## remove the environment and what runs left behind
-	rm -rf $(VENV) .venv_extras dist mlruns multirun/*
+	rm -rf $(VENV) .venv_extras dist site mlruns multirun/*

@@ -1,7 +1,6 @@
 """The documentation is tested: its examples load, its commands compose, its lists are complete."""
 
 import ast
-import json
 import re
 import shlex
 from dataclasses import replace
@@ -294,14 +293,3 @@ def test_the_index_names_every_page() -> None:
     text = (DOCS / "index.md").read_text(encoding="utf-8")
     pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page.name != "index.md"]
     assert [page for page in pages if f"({page})" not in text] == []
-
-
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
-def test_a_notebook_holds_code_that_parses_and_no_outputs(path: Path) -> None:
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert code
-    for cell in code:
-        ast.parse("".join(cell["source"]))
-        assert cell["outputs"] == []
-        assert cell["execution_count"] is None

@@ -9,10 +9,11 @@ import pytest
 from mlflow import MlflowClient
 
 from bioquant import runs
-from bioquant.compare import Refusal
-from bioquant.config import TrackingConfig
+from bioquant.compare import Refusal, compare
+from bioquant.config import PolicyConfig, TrackingConfig
 from bioquant.errors import TrackingError
 from bioquant.evidence import Answered, ModelFacts
+from bioquant.records import Span
 from conftest import Command
 from generated import Cell, log
 from test_tracking import QUICK, free_port, serving
@@ -174,3 +175,62 @@ def test_a_server_is_read_over_http_and_its_files_are_fetched_once(bioquant: Com
         assert [path.stat().st_mtime_ns for path in kept] == written
         found = MlflowClient(uri).search_runs(["1"], "tags.`bioquant.kind` = 'recommendation'")
         assert [run.info.status for run in found] == ["FINISHED", "FINISHED"]
+
+
+def test_a_table_has_a_row_a_cell_the_largest_model_first(config: TrackingConfig) -> None:
+    small = {"memory/weights_mib": 100.0}
+    logged(config, replace(CELL, quant="nf4", metrics=small), CELL, replace(CELL, task="another", metrics=small))
+    table = runs.table(runs.read(runs.open_existing(config)))
+    assert list(zip(table["task"], table["quant"], table["memory/weights_mib"], strict=True)) == [
+        ("another", "none", 100.0),
+        ("demo", "none", 500.0),
+        ("demo", "nf4", 100.0),
+    ]
+    assert table["quality"].tolist() == [1.0, 1.0, 1.0]
+    assert table["latency/example_ms_p50"].isna().tolist() == [True, False, True]
+
+
+def test_flips_stand_side_by_side(config: TrackingConfig) -> None:
+    logged(
+        config, replace(CELL, answers=["yes", "yes", "maybe"]), replace(CELL, quant="nf4", answers=["yes", "no", None])
+    )
+    store = runs.open_existing(config)
+    sets, _ = runs.evidence(store, runs.read(store))
+    compared = compare(sets, PolicyConfig(name="default"))
+    [pair] = compared.comparisons
+    assert runs.flips(store, compared, pair).to_dict("records") == [
+        {
+            "flip": flip,
+            "example_id": example_id,
+            "prompt": f"Prompt of {example_id}",
+            "right": right,
+            "baseline": before,
+            "candidate": after,
+            "baseline_output": before,
+            "candidate_output": "" if after == "(invalid)" else after,
+        }
+        for flip, example_id, right, before, after in (
+            ("lost", "e2", "maybe", "maybe", "(invalid)"),
+            ("gained", "e1", "no", "yes", "no"),
+        )
+    ]
+
+
+def test_no_flips_are_an_empty_table_with_its_columns(config: TrackingConfig) -> None:
+    logged(config, CELL, replace(CELL, quant="nf4"))
+    store = runs.open_existing(config)
+    sets, _ = runs.evidence(store, runs.read(store))
+    compared = compare(sets, PolicyConfig(name="default"))
+    found = runs.flips(store, compared, compared.comparisons[0])
+    assert (len(found), tuple(found.columns)) == (0, runs.FLIP)
+
+
+def test_mentions_that_the_text_does_not_hold_are_listed(config: TrackingConfig) -> None:
+    real = Span(start=0, end=7, label="Drug", text="aspirin")
+    made_up = Span(start=-1, end=-1, label="Drug", text="unobtainium")
+    logged(config, Cell(kind="ner", targets=[(real,), (real,), ()], answers=[(real, made_up), None, ()], num_test=3))
+    store = runs.open_existing(config)
+    [run] = runs.read(store)
+    found = runs.hallucinated(store, run)
+    assert found[["example_id", "type", "mention"]].to_numpy().tolist() == [["e0", "Drug", "unobtainium"]]
+    assert runs.predictions(store, run)["example_id"].tolist() == ["e0", "e1", "e2"]

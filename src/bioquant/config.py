@@ -86,17 +86,28 @@ class Domain(StrEnum):
 class ModelConfig:
     """A checkpoint.
 
+    source: where its files come from.
     id: hub: the repository; local: a folder of safetensors; gguf: a .gguf file, or with `file` the repository that
         holds it; wheel: `package==version` on PyPI; random: a name for the shape.
-    file, sha256: wheel: the GGUF file's name inside the wheel, and the checksum of the wheel.
-    family: models of one line share it (`llama_3`). general_counterpart: the general model that a biomedical one was
-        trained from, or the nearest to it among `conf/model`.
+    revision: hub: a commit; a branch or a tag is warned of, since it may move.
+    file: wheel, gguf: the GGUF file's name inside the wheel or the repository.
+    sha256: wheel: the checksum of the wheel.
+    family: models of one line share it (`llama_3`).
+    domain: what it was made for.
+    general_counterpart: the general model that a biomedical one was trained from, or the nearest to it among
+        `conf/model`.
     architecture: the fields of the transformers config, `model_type` among them: what random weights are drawn for, and
         what memory is predicted from without a download.
     dtype: of the unquantized weights, and of the computation unless the recipe says otherwise.
-    chat_template: whether turns are written by the tokenizer's own template, else plainly, as for a base model.
+    num_parameters: as published; what a plan and a study's claims count by.
+    context_length: tokens that a prompt and its answer may have together.
+    licence: as the checkpoint's page names it; a policy's allow-list is held against it.
+    gated: whether the Hub asks for consent and a token before a download.
     calibrated: where this model has been published quantized, by the name of the recipe that loads it: a repository, a
         folder, or a .gguf file in either, with `@revision` (`{gptq: org/name@commit, gguf: org/name/file.gguf}`).
+    chat_template: whether turns are written by the tokenizer's own template, else plainly, as for a base model.
+    system_prompt: the first turn of every prompt; null has none.
+    trust_remote_code: run the Python files that come with the checkpoint: read them first.
     """
 
     name: str = MISSING
@@ -143,9 +154,12 @@ class WeightFormat(StrEnum):
 class RequiresConfig:
     """What a recipe needs; a sweep leaves out the cells that do not have it. null is no limit.
 
+    devices: where it runs.
     compute_capability: the least of a CUDA device, as NVIDIA counts (8.0: Ampere, 8.9: Ada, 9.0: Hopper).
     calibrated: a published checkpoint that is quantized already, which `model.calibrated` names; it is loaded in place
-        of the model's own. dtype, min_, max_parameters: of the model.
+        of the model's own.
+    dtype: of the model.
+    min_parameters, max_parameters: of the model.
     """
 
     devices: list[Device] = field(default_factory=lambda: [Device.cpu, Device.cuda])
@@ -160,9 +174,11 @@ class RequiresConfig:
 class CalibrationConfig:
     """The text that a recipe is calibrated on: its tokens, cut into windows.
 
-    task: whose few-shot pool it is, each example with its gold answer; file: or a text file of your own.
-    num_samples: windows; num_tokens: of one. seed: of the order in which the pool's examples, or the file's paragraphs,
-        are taken.
+    task: whose few-shot pool it is, each example with its gold answer.
+    file: or a text file of your own.
+    num_samples: windows.
+    num_tokens: of one window.
+    seed: of the order in which the pool's examples, or the file's paragraphs, are taken.
     sha256: of the text; found when the cell is planned.
     """
 
@@ -178,13 +194,19 @@ class CalibrationConfig:
 class QuantConfig:
     """A quantization recipe.
 
+    method: the library call behind it.
+    weight_format: how one weight is stored.
     bits: of one quantized weight, without its quantization state.
-    group_size: consecutive weights that share a scale, where the method has such groups. block_size: the same by the
-        name that bitsandbytes gives it, for its 4-bit formats; null is their own, 64.
+    group_size: consecutive weights that share a scale, where the method has such groups.
+    block_size: the same by the name that bitsandbytes gives it, for its 4-bit formats; null is their own, 64.
+    double_quant: bnb_4bit: whether the blocks' scales are quantized too.
+    int8_threshold: bnb_int8: activations beyond it are outliers, whose columns are multiplied in 16 bits.
     compute_dtype: of the matrix products; null takes the model's.
+    skip_modules: linear layers of these names are left alone.
     desc_act: gptq: columns in the order of their activations' size, which costs speed.
     overrides: name of a module -> the weight format of the linear layers in it, where a method can mix them. Names are
         read as in skip_modules, which comes first; of several that name a layer, the first counts.
+    requires: what a sweep leaves out the cells by.
     check: whether the loaded model reads a fixed text before it is evaluated, beside the unquantized model.
     """
 
@@ -218,10 +240,15 @@ class ShotSelection(StrEnum):
 class PromptConfig:
     """A prompting method.
 
-    kinds: the kinds of task it makes sense for; a sweep leaves out the others.
+    num_shots: examples from the task's pool before the question; 0 is zero-shot.
+    selection: how they are chosen.
+    chain_of_thought: whether the model reasons before it answers.
     num_samples: self-consistency: answers drawn an example, of which the majority counts.
+    temperature: 0 decodes greedily; above, answers are drawn.
+    top_p: answers are drawn from the most likely tokens that have this probability together.
     reasoning_tokens: added to the task's token limit when the model reasons first.
     embedding_model: kNN: a local sentence-transformers-style folder; null takes TF-IDF.
+    kinds: the kinds of task it makes sense for; a sweep leaves out the others.
     """
 
     name: str = MISSING
@@ -247,6 +274,7 @@ class Scoring(StrEnum):
 class EngineConfig:
     """How text goes through the model. What rides together changes scores, so it is part of a cell's identity.
 
+    device: where the model runs.
     batch: rows that decode together; a row is one sample of one prompt. "auto" decides it, and batch_tokens, from the
         memory that is predicted, the same for all quants of a model.
     batch_memory_gib: what "auto" decides for; null: the device's, or the policy's if that is less.
@@ -256,6 +284,8 @@ class EngineConfig:
     compile: fuse what stands between a layer's matrix products, by torch.compile.
     gpu_memory_utilization: vllm alone: the share of the GPU's memory that it takes, whatever the model needs.
     audit: examples that are answered again, each alone and whole, to see what the batch has changed.
+    scoring: how an answer is got.
+    max_new_tokens: of an answer; null takes the task's.
     """
 
     name: str = MISSING
@@ -277,7 +307,9 @@ class MeasureConfig:
     """What is measured beside quality.
 
     latency_examples: timed at batch 1, and again at latency_batch_size; 0 leaves both probes out.
-    latency_batch_size: 0 leaves the second probe out. latency_warmup: examples answered before and not timed.
+    latency_batch_size: requests at a time in the second probe; 0 leaves it out.
+    latency_warmup: examples answered before and not timed.
+    bootstrap_resamples: behind each interval of a run.
     """
 
     name: str = MISSING
@@ -289,7 +321,11 @@ class MeasureConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TrackingConfig:
-    """Where runs are logged. uri: null takes $MLFLOW_TRACKING_URI, else one SQLite store for the project."""
+    """Where runs are logged.
+
+    uri: null takes $MLFLOW_TRACKING_URI, else one SQLite store for the project.
+    experiment: of MLflow, which is made where it is not there.
+    """
 
     name: str = MISSING
     uri: str | None = None
@@ -300,11 +336,14 @@ class TrackingConfig:
 class PolicyConfig:
     """What is acceptable: budgets and tolerated loss. A budget of null is no limit.
 
-    gpu_memory_gib: of one device, as its vendor counts (GiB). latency_p95_ms: of one example at batch 1.
+    gpu_memory_gib: of one device, as its vendor counts (GiB).
+    latency_p95_ms: of one example at batch 1.
+    joules_per_example: energy of the evaluation, by example.
     max_quality_loss: how far the headline metric may fall below the baseline's, on its scale of 0 to 1; null tolerates
         any, and asks for no baseline.
     confidence: of every interval that a verdict rests on.
-    tasks: task -> weight in the overall choice; empty weighs all alike. licences: allowed ones; empty allows all.
+    tasks: task -> weight in the overall choice, and the only tasks asked about; empty takes all, alike.
+    licences: allowed ones; empty allows all.
     """
 
     name: str = MISSING
@@ -319,7 +358,10 @@ class PolicyConfig:
 
 @dataclass(kw_only=True, slots=True)
 class PlanConfig:
-    """What is done with the prediction. force: load a model though it is predicted not to fit."""
+    """What is done with the prediction.
+
+    force: load a model though it is predicted not to fit.
+    """
 
     force: bool = False
 
@@ -336,7 +378,10 @@ class PrivacyConfig:
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
-    """Where data files are. root: null takes $BIOQUANT_DATA."""
+    """Where data files are.
+
+    root: the folder that a task's `paths` count from; null takes $BIOQUANT_DATA.
+    """
 
     root: str | None = None
 
@@ -345,6 +390,7 @@ class DataConfig:
 class RunConfig:
     """One cell: all that a run depends on.
 
+    seed: of the sample, of random shots, and of what is drawn.
     limit: a seeded sample of this many test examples, the same for every model and quant; null takes all.
     resume: what is finished is not run again, and what was interrupted goes on where it stopped.
     offline: connect to this machine and to the tracking store, and to nothing else.

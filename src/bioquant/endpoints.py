@@ -19,7 +19,9 @@ class RegistryChoice(StrEnum):
 class RegistryConfig:
     """How model versions are registered.
 
-    registered_model: its name; null takes `bioquant-TASK`. aliases: beside the one a recommendation's policy gives.
+    registered_model: its name; null takes `bioquant-TASK`.
+    aliases: beside the one a recommendation's policy gives.
+    choice: of a recommendation: each task's own, or the one model for all tasks.
     save_weights: store the quantized weights too, so that loading the version never needs the full-precision ones.
     """
 
@@ -34,9 +36,12 @@ class RegistryConfig:
 class ServeConfig:
     """How a registered model is served.
 
+    host: the address it listens on; the default is reached from this machine alone.
+    port: 0 takes any that is free.
     batch_rows: that go through the model together; null takes what the recipe was evaluated with.
-    batch_wait_ms: how long the first of a batch waits for others. queue_rows: that may wait; beyond that 429.
-    request_rows, text_chars, body_mib: the most of one request; beyond that 413.
+    batch_wait_ms: how long the first of a batch waits for others.
+    queue_rows: that may wait; beyond that 429.
+    request_rows, text_chars, body_mib: the most of one request: rows, characters of one text, size; beyond that 413.
     shutdown_s: how long requests that are under way may still take when the service is told to end.
     """
 

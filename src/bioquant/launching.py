@@ -6,7 +6,10 @@ from typing import Any
 
 @dataclass(kw_only=True, slots=True)
 class SweepConfig:
-    """dry_run: show the plan of a sweep and stop."""
+    """What is done with a sweep's plan.
+
+    dry_run: show it and stop.
+    """
 
     dry_run: bool = False
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+import pandas as pd
 import yaml
 from mlflow.entities import Metric, Param, Run, RunInputs
 from mlflow.exceptions import MlflowException
@@ -20,10 +21,12 @@ from mlflow.utils.time import get_current_time_millis
 from pyarrow import ArrowException, parquet
 
 from bioquant import places, progress
-from bioquant.compare import Refusal
+from bioquant.compare import Compared, Comparison, Refusal
 from bioquant.config import TrackingConfig
 from bioquant.errors import TrackingError
 from bioquant.evidence import Answered, ExampleSet, LoggedRun, ModelFacts, gather
+from bioquant.journal import from_json
+from bioquant.records import Span
 from bioquant.shown import masked
 from bioquant.tracking import Store, closing, open_store
 
@@ -38,6 +41,9 @@ READERS = 8
 
 COLUMNS = ("example_id", "unit", "target_json", "answer_json", "input_ids_sha256")
 """What a comparison needs of `predictions.parquet`."""
+
+FLIP = ("flip", "example_id", "prompt", "right", "baseline", "candidate", "baseline_output", "candidate_output")
+"""Columns of a table of flips: right is the gold answer, baseline and candidate are theirs."""
 
 FINISHED_CELLS = "attributes.status = 'FINISHED' and tags.`bioquant.kind` = 'cell'"
 
@@ -234,6 +240,52 @@ def texts(store: Store, run: LoggedRun, example_ids: Sequence[str]) -> dict[str,
     return {
         row["example_id"]: (row["prompt"], row["output"]) for row in table.to_pylist() if row["example_id"] in wanted
     }
+
+
+def table(found: Sequence[LoggedRun]) -> pd.DataFrame:
+    """A row a cell, in the order of task, model, prompt and falling memory: the axes, and every metric by its name."""
+    axes = ("task", "model", "prompt", "quant")
+    rows = [{axis: run.params[axis] for axis in axes} | {"run_id": run.run_id, **run.metrics} for run in found]
+    return pd.DataFrame(rows).sort_values(
+        ["task", "model", "prompt", "memory/weights_mib"], ascending=[True, True, True, False], ignore_index=True
+    )
+
+
+def predictions(store: Store, run: LoggedRun) -> pd.DataFrame:
+    """A row an example: prompt, output, answer, target, whether it is invalid or correct, tokens and times."""
+    return pd.read_parquet(artifact(store, run.run_id, run.artifact_uri, "predictions.parquet"))
+
+
+def flips(store: Store, compared: Compared, one: Comparison) -> pd.DataFrame:
+    """The examples that only one of a pair has right, the two answers and outputs side by side."""
+    examples = compared.set_of(one.candidate)
+    ids = [*one.lost, *one.gained]
+    before, after = texts(store, one.baseline, ids), texts(store, one.candidate, ids)
+    rows = [
+        {
+            "flip": "lost" if example_id in one.lost else "gained",
+            "example_id": example_id,
+            "prompt": after[example_id][0],
+            "right": examples.answer(one.baseline, example_id)[0],
+            "baseline": examples.answer(one.baseline, example_id)[1],
+            "candidate": examples.answer(one.candidate, example_id)[1],
+            "baseline_output": before[example_id][1],
+            "candidate_output": after[example_id][1],
+        }
+        for example_id in ids
+    ]
+    return pd.DataFrame(rows, columns=list(FLIP))
+
+
+def hallucinated(store: Store, run: LoggedRun) -> pd.DataFrame:
+    """NER: the mentions a cell named that stand nowhere in the text (the parser gives them the offsets -1)."""
+    rows = [
+        {"example_id": example["example_id"], "type": span.label, "mention": span.text, "output": example["output"]}
+        for example in predictions(store, run).to_dict("records")
+        for span in from_json(example["answer_json"]) or ()
+        if isinstance(span, Span) and span.start < 0
+    ]
+    return pd.DataFrame(rows, columns=["example_id", "type", "mention", "output"])
 
 
 def log_conclusion(

@@ -34,6 +34,7 @@ class DataFormat(StrEnum):
 class SplitConfig:
     """One split of a dataset.
 
+    format: how the file is written.
     paths: candidates under `data.root`, of which the first that is there is read: a file (with or without a trailing
         .gz), a pattern with `*` for several files that are one split, or `demo:NAME` for a file inside this package.
     columns: names for the columns of a file without a header.
@@ -68,6 +69,8 @@ class HubConfig:
     """Where the `datasets` library finds the same data, read where the files are not under `data.root`.
 
     id: a repository, or a local folder of Parquet, JSON or CSV files.
+    config: the dataset's configuration, where it has several.
+    revision: a commit.
     test, pool: splits, as `test` or `train[:1000]`.
     fields: as the task's, where the column names differ from the files'.
     """
@@ -85,6 +88,8 @@ class LabelConfig:
     """A label: what the answer says, what it means, and other strings that stand for it.
 
     value: what the data file holds where that is not the name.
+    description: shown to the model.
+    aliases: other answers that count as this label.
     """
 
     name: str = MISSING
@@ -97,6 +102,12 @@ class LabelConfig:
 class TaskConfig:
     """A dataset, its kind and its wording.
 
+    kind: what the model is asked for, how answers are parsed and scored.
+    description: one line, for the list of tasks.
+    licence: of the data.
+    test: the split that is scored.
+    pool: the split that few-shot examples come from; null has none.
+    hub: where else the data are found.
     fields: our field name -> the file's (dots step into nested values). NER: id, text, entities. RE: id, text, label.
         MLC: id, text, labels. QA: id, question, context, options, answer. All: unit, what a row belongs to where rows
         are not independent (a document), over which intervals are then drawn. QA: group, a subject, say, over which the
@@ -107,6 +118,7 @@ class TaskConfig:
     label_columns: MLC: each label is a column of its own, named by the label's value (or name), that holds 0 or 1.
     first_option: QA: the first option's number, where the file gives answers as numbers.
     instruction: what to do; `{labels}` becomes the list of labels with their descriptions.
+    max_new_tokens: of an answer, without reasoning.
     get: where to obtain the files, for the error message where they are missing.
     """
 
