@@ -2,6 +2,7 @@
 
     python benchmarks/recipes.py                    # SmolLM2-135M; needs the extras: make extras installs .venv_extras
     python benchmarks/recipes.py --folder DIR       # keeps the runs, and goes on where it stopped
+    python benchmarks/recipes.py --tasks pubmedqa hoc prompt=five_shot limit=100    # any override; needs BIOQUANT_DATA
 
 One sweep through `bioquant run -m ... quant.check=true`; the table is read from the MLflow runs that it logged.
 """
@@ -19,10 +20,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from bioquant import compose, quantization
-from bioquant.config import Device, QuantConfig
+from bioquant.config import Device, QuantConfig, QuantMethod
 
 QUANTS: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
-TASKS = ("demo_qa", "demo_ner")
 FIGURES = {
     "weights MiB": ("memory/weights_mib", ".0f"),
     "perplexity": ("check/perplexity", ".4g"),
@@ -31,18 +31,24 @@ FIGURES = {
 }
 
 
-def command(model: str) -> list[str]:
+def command(options: argparse.Namespace) -> list[str]:
     """What a user types."""
-    recipes = [name for name, quant in QUANTS.items() if runs_here(quant)]
-    recipes.sort(key=lambda name: name != "none")
+    recipes = options.quants or sorted(filter(runs_here, QUANTS), key=lambda name: name != "none")
     return [
-        *("run", "-m", f"model={model}", f"quant={','.join(recipes)}", f"task={','.join(TASKS)}"),
-        *("quant.check=true", "engine.device=cpu", "engine.batch=8", "measure.latency_examples=0"),
+        *("run", "-m", f"model={options.model}", f"quant={','.join(recipes)}", f"task={','.join(options.tasks)}"),
+        *("quant.check=true", "engine.device=cpu", "engine.batch=8", "measure.latency_examples=0", *options.overrides),
     ]
 
 
-def runs_here(quant: QuantConfig) -> bool:
-    return Device.cpu in quant.requires.devices and quantization.lacking_library(quant) is None
+def runs_here(name: str) -> bool:
+    """Whether a recipe runs on this machine from the model alone: no published checkpoint, no calibration text."""
+    quant = QUANTS[name]
+    needs_text_or_checkpoint = quant.requires.calibrated or quant.method is QuantMethod.gptq
+    return (
+        Device.cpu in quant.requires.devices
+        and quantization.lacking_library(quant) is None
+        and not needs_text_or_checkpoint
+    )
 
 
 def finished(folder: Path) -> Sequence[Run]:
@@ -52,27 +58,27 @@ def finished(folder: Path) -> Sequence[Run]:
     return [run for run in runs if "quality" in run.data.metrics]
 
 
-def rows(runs: Sequence[Run]) -> list[list[str]]:
+def rows(runs: Sequence[Run], tasks: Sequence[str]) -> list[list[str]]:
     cells: dict[str, dict[str, Run]] = defaultdict(dict)
     for run in runs:
         cells[run.data.params["quant"]][run.data.params["task"]] = run
-    return [row(quant, cells[quant]) for quant in cells if cells[quant].keys() == set(TASKS)]
+    return [row(quant, [cells[quant][task] for task in tasks]) for quant in cells if cells[quant].keys() >= set(tasks)]
 
 
-def row(quant: str, cells: Mapping[str, Run]) -> list[str]:
-    first = cells[TASKS[0]].data.metrics
+def row(quant: str, cells: Sequence[Run]) -> list[str]:
+    first = cells[0].data.metrics
     figures = [format(first[key], shape) if key in first else "-" for key, shape in FIGURES.values()]
-    speed = [f"{cells[task].data.metrics['throughput/output_tokens_per_s']:.1f}" for task in TASKS]
-    return [f"`{quant}`", *figures, *speed, *(quality(cells[task].data.metrics) for task in TASKS)]
+    speed = [f"{cell.data.metrics['throughput/output_tokens_per_s']:.1f}" for cell in cells]
+    return [f"`{quant}`", *figures, *speed, *(quality(cell.data.metrics) for cell in cells)]
 
 
 def quality(found: Mapping[str, float]) -> str:
     return f"{found['quality']:.2f} [{found['quality_ci_low']:.2f}, {found['quality_ci_high']:.2f}]"
 
 
-def show(runs: Sequence[Run]) -> None:
-    head = ["quant", *FIGURES, *(f"{task} tokens/s" for task in TASKS), *TASKS]
-    for line in (head, ["---"] * len(head), *rows(runs)):
+def show(runs: Sequence[Run], tasks: Sequence[str]) -> None:
+    head = ["quant", *FIGURES, *(f"{task} tokens/s" for task in tasks), *tasks]
+    for line in (head, ["---"] * len(head), *rows(runs, tasks)):
         print(f"| {' | '.join(line)} |")
     tags = runs[0].data.tags
     print({key: value for key, value in tags.items() if key in ("device", "hardware") or key.startswith("version")})
@@ -82,14 +88,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--folder", type=Path, help="where the runs are kept")
-    options = parser.parse_args()
+    parser.add_argument("--tasks", nargs="+", default=["demo_qa", "demo_ner"])
+    parser.add_argument("--quants", nargs="+", help="recipes; without it, every one that needs the model alone")
+    parser.add_argument("overrides", nargs="*", help="of bioquant run")
+    options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
-        asked = command(options.model)
+        asked = command(options)
         print("bioquant", *asked, flush=True)
         environment = {**os.environ, "BIOQUANT_ROOT": str(folder)}
         subprocess.run([sys.executable, "-m", "bioquant", *asked], env=environment, check=True)
-        show(finished(folder))
+        show(finished(folder), options.tasks)
 
 
 if __name__ == "__main__":

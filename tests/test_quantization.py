@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BitsAndBytesConfig, QuantoConfig
+from transformers import AwqConfig, BitsAndBytesConfig, GPTQConfig, QuantoConfig
 
 from bioquant import quantization, recipe_checks
 from bioquant.config import Device, Dtype, ModelConfig, QuantMethod, RequiresConfig, WeightFormat, conf_dir
@@ -229,3 +229,12 @@ def test_what_needs_bfloat16_and_a_gpu_says_so(name: str, monkeypatch: pytest.Mo
     recipe_checks.check(QUANTS[name], MODEL, Device.cuda, 9.0)
     with pytest.raises(QuantError, match=r"needs a newer GPU"):
         recipe_checks.check(QUANTS[name], MODEL, Device.cuda, 7.5)
+
+
+def test_gptqmodel_is_not_left_to_choose_a_kernel_that_it_would_download_for():
+    gptq, awq = QUANTS["gptq"], QUANTS["awq"]
+    assert quantization.loading_options(gptq, Device.cpu) == quantization.loading_options(awq, Device.cpu) == {}
+    chosen = quantization.loading_options(gptq, Device.cuda)
+    assert GPTQConfig(bits=4, **chosen).backend == "gptq_triton"
+    chosen = quantization.loading_options(awq, Device.cuda)
+    assert AwqConfig(bits=4, **chosen).backend == "gemm_triton"

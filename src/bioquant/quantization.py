@@ -111,9 +111,16 @@ def dequantizes(quant: QuantConfig, device: Device) -> bool:
             return False
 
 
-def loading_options(quant: QuantConfig) -> dict[str, bool]:
-    """What is added to a published checkpoint's own quantization_config, so that it is loaded as `dequantizes` says."""
+def loading_options(quant: QuantConfig, device: Device) -> dict[str, Any]:
+    """What is added to a published checkpoint's own quantization_config, so that it is loaded as `dequantizes` says.
+
+    Of gptqmodel's CUDA kernels those in Triton are named: left to choose, it downloads CUTLASS for a Hopper GPU.
+    """
     match quant.method:
+        case QuantMethod.gptq if device is Device.cuda:
+            return {"backend": "gptq_triton"}
+        case QuantMethod.awq if device is Device.cuda:
+            return {"backend": "gemm_triton"}
         case QuantMethod.fp8:
             return {"dequantize": True}
         case QuantMethod.compressed_tensors:

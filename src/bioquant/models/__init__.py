@@ -106,15 +106,16 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
 def _parts(model: ModelConfig, quant: QuantConfig, folder: Path | None, arguments: dict[str, Any]) -> Parts:
     if folder is None:
         return _draw(model, arguments)
-    network, tokenizer = _read(model, folder, arguments | _config(model, quant, folder))
+    device = Device(arguments["device_map"][""].partition(":")[0])
+    network, tokenizer = _read(model, folder, arguments | _config(model, quant, folder, device))
     if quant.method in SETTLING:
         _settle(network.eval())
     return network, tokenizer
 
 
-def _config(model: ModelConfig, quant: QuantConfig, folder: Path) -> dict[str, Any]:
+def _config(model: ModelConfig, quant: QuantConfig, folder: Path, device: Device) -> dict[str, Any]:
     """The checkpoint's own configuration, where something has to be added to it; else nothing."""
-    options = quantization.loading_options(quant)
+    options = quantization.loading_options(quant, device)
     if not options:
         return {}
     config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
