@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py                    # SmolLM2-135M; needs the extras: make extras installs .venv_extras
     python benchmarks/recipes.py --folder DIR       # keeps the runs, and goes on where it stopped
-    python benchmarks/recipes.py --tasks pubmedqa hoc prompt=five_shot limit=100    # any override; needs BIOQUANT_DATA
+    python benchmarks/recipes.py --tasks pubmedqa,mmlu_medical prompt=five_shot limit=100    # any override of a run
 
 One sweep through `bioquant run -m ... quant.check=true`; the table is read from the MLflow runs that it logged.
 """
@@ -38,6 +38,10 @@ def command(options: argparse.Namespace) -> list[str]:
         *("run", "-m", f"model={options.model}", f"quant={','.join(recipes)}", f"task={','.join(options.tasks)}"),
         *("quant.check=true", "engine.device=cpu", "engine.batch=8", "measure.latency_examples=0", *options.overrides),
     ]
+
+
+def names(listed: str) -> list[str]:
+    return listed.split(",")
 
 
 def runs_here(name: str) -> bool:
@@ -88,10 +92,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--folder", type=Path, help="where the runs are kept")
-    parser.add_argument("--tasks", nargs="+", default=["demo_qa", "demo_ner"])
-    parser.add_argument("--quants", nargs="+", help="recipes; without it, every one that needs the model alone")
+    parser.add_argument("--tasks", type=names, default=["demo_qa", "demo_ner"], metavar="A,B")
+    parser.add_argument(
+        "--quants", type=names, metavar="A,B", help="recipes; without it, every one that needs the model alone"
+    )
     parser.add_argument("overrides", nargs="*", help="of bioquant run")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         asked = command(options)
