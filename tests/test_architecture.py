@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Later floors may import earlier ones, never the other way round.
 FLOORS = [
     {"shown"},
-    {"errors", "records", "places", "embedding", "launching", "task_schema"},
+    {"errors", "records", "places", "embedding", "launching", "quant_schema", "task_schema"},
     {"config", "endpoints", "network", "foreign"},
     {"validation", "hardware", "privacy"},
     {"statistics"},
