@@ -67,5 +67,7 @@ def test_a_recipe_does_what_it_says(copy: Path, heading: str) -> None:
 def test_make_help_lists_every_target() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     [targets] = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
-    result = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    # Under `make test` make would tell which folder it enters.
+    command = ["make", "--no-print-directory", "help"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in result.stdout.splitlines()] == targets.split()

@@ -10,12 +10,13 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 from bioquant import network
 from bioquant.config import ModelConfig, ModelSource
 from bioquant.errors import ModelError
 from bioquant.places import cache_dir
+from bioquant.shown import one_line
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,16 @@ def stored_method(folder: Path) -> str | None:
 
 
 def _fields(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    path = folder / "config.json"
+    try:
+        fields: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model files in {folder}: config.json cannot be read ({one_line(str(error))}): get it again."
+        ) from error
+    if not isinstance(fields, dict):
+        raise ModelError(f"model files in {folder}: config.json holds no fields: get it again.")
+    return cast(dict[str, Any], fields)
 
 
 def identity(model: ModelConfig) -> list[object]:
