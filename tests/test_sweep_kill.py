@@ -37,7 +37,7 @@ NUM_CELLS = 8
 SINGLE = (*SMALL, "limit=36", "task=demo_re", "prompt=five_shot")
 LIKELIEST = (*SMALL, "limit=36", "task=demo_qa", "engine.scoring=loglikelihood")
 
-SEEDS = range(4)
+SEEDS = range(int(os.environ.get("BIOQUANT_KILL_SEEDS", "4")))
 KILLS = 8
 """A seed. Each is a trial: killed, resumed, and in the end compared."""
 

@@ -67,7 +67,7 @@ def ui(bioquant: Command, tmp_path_factory: pytest.TempPathFactory, browser: str
     """`bioquant ui` on a sweep of two cells, its recommendation and a registered version."""
     root = tmp_path_factory.mktemp("ui")
     (root / "multirun").mkdir()
-    quick = ["limit=2", "measure.latency_examples=0"]
+    quick = ["limit=2", "measure.latency_examples=1"]  # a metric that no run has gets no column
     done(bioquant("run", "-m", "model=tiny_random", "task=demo_qa,demo_ner", *quick, root=root))
     done(bioquant("recommend", root=root))
     runs = ids(root)

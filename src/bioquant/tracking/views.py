@@ -103,9 +103,11 @@ def path(experiment_id: str, view: View = CELLS, *, charts: bool = False) -> str
 
 
 def cells_of(experiment_id: str, sweep_id: str) -> str:
-    """Where the cells of one sweep are, on the page of the experiment."""
+    """Where the cells of one sweep are, on the page of the experiment. Sorted by time the UI would fold them up."""
     search = quote(f"tags.sweep_id = '{sweep_id}' and tags.`bioquant.kind` = 'cell'")
-    return f"#/experiments/{experiment_id}/runs?searchFilter={search}"
+    return (
+        f"#/experiments/{experiment_id}/runs?searchFilter={search}&orderByKey={quote(CELLS.order_by)}&orderByAsc=true"
+    )
 
 
 def _description(experiment_id: str) -> str:
