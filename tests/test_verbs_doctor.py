@@ -1,6 +1,8 @@
 """What `bioquant doctor` finds, and what it says to do."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,12 @@ def test_no_gpu_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bitsandbytes_works_here() -> None:
     assert bitsandbytes_problem("cpu") is None
+
+
+def test_nothing_is_said_of_kernels_from_the_hub() -> None:
+    program = "from bioquant import network; from bioquant.verbs import doctor; network.start(); doctor.bitsandbytes()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
 
 
 def test_a_broken_native_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

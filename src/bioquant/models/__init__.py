@@ -26,6 +26,7 @@ from bioquant.config import Device, ModelConfig, ModelSource, QuantConfig, Quant
 from bioquant.errors import BioquantError, ModelError, OutOfMemoryError, QuantError
 from bioquant.models import blocks, gguf, hqq, proof, random
 from bioquant.models.containing import contained
+from bioquant.models.native import drop_hub_kernel_warning
 from bioquant.network import refuse_hub_code
 from bioquant.records import QuantizationReport
 
@@ -279,7 +280,7 @@ def quiet() -> Generator[list[str]]:
     method works, and on a CPU that a kernel could be fetched from the hub. These two are dropped for good, no other.
     """
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_the_int8_cast)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_the_hub_kernel)
+    drop_hub_kernel_warning()
     said: list[str] = []
     reports = logging.getLogger("transformers.modeling_utils")
 
@@ -300,7 +301,3 @@ def quiet() -> Generator[list[str]]:
 
 def _not_the_int8_cast(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast")
-
-
-def _not_the_hub_kernel(record: logging.LogRecord) -> bool:
-    return "from kernels-community" not in str(record.msg)
