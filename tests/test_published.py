@@ -176,7 +176,7 @@ def test_vllm_needs_no_library_for_weights_that_are_quantized_already(monkeypatc
 
 
 def test_how_a_checkpoint_was_quantized_is_read_in_one_place(full: Path, tmp_path: Path) -> None:
-    assert checkpoints.stored_method(full) is None
+    assert checkpoints.stored_method(ModelConfig(name="m"), full) is None
     said = {"quant_method": "compressed-tensors"}
     for fields in (
         {"quantization_config": said},
@@ -184,7 +184,7 @@ def test_how_a_checkpoint_was_quantized_is_read_in_one_place(full: Path, tmp_pat
         {"text_config": {"quantization_config": said}},
     ):
         (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
-        assert checkpoints.stored_method(tmp_path) == "compressed-tensors"
+        assert checkpoints.stored_method(ModelConfig(name="m"), tmp_path) == "compressed-tensors"
 
 
 def test_a_checkpoint_of_another_method_or_of_none_is_refused(

@@ -351,7 +351,7 @@ def test_a_checkpoint_is_weights_and_runs_nothing(project: Path, files: dict[str
     with pytest.raises(ModelError) as caught:
         models.load(model, NONE, Device.cpu)
     assert_plain(str(caught.value))
-    assert str(caught.value).startswith(("model 'own'", f"model files in {project / 'checkpoint'}"))
+    assert str(caught.value).startswith("model 'own'")
 
 
 @pytest.mark.parametrize(

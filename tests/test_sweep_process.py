@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -60,8 +59,7 @@ def test_a_user_s_error_is_an_answer_and_the_worker_goes_on_to_its_end(tmp_path:
     ("how", "ending"),
     [
         (signal.SIGKILL, "killed by SIGKILL: often the system's out-of-memory killer"),
-        # Python's fault handler reads the frames of threads that go on, and may come to a fault of its own.
-        (signal.SIGABRT, "killed by SIG(ABRT|SEGV)"),
+        (signal.SIGABRT, "killed by SIGABRT"),
     ],
 )
 def test_a_death_is_told_with_how_and_its_last_words_are_kept(
@@ -69,7 +67,7 @@ def test_a_death_is_told_with_how_and_its_last_words_are_kept(
 ) -> None:
     with pytest.raises(WorkerDiedError) as caught:
         worker.ask(request(tmp_path / "cell", "task=demo_ner"), lambda _: worker._process.send_signal(how))
-    assert re.fullmatch(rf"the worker process ended without an answer \({ending}\)\.", str(caught.value))
+    assert str(caught.value) == f"the worker process ended without an answer ({ending})."
     assert caught.value.kind == "worker_died"
     assert not worker.alive()
     log = (tmp_path / "cell" / "run.log").read_text()

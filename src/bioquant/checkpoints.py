@@ -16,7 +16,6 @@ from bioquant import network
 from bioquant.config import ModelConfig, ModelSource
 from bioquant.errors import ModelError
 from bioquant.places import cache_dir
-from bioquant.shown import one_line
 
 log = logging.getLogger(__name__)
 
@@ -80,41 +79,41 @@ def configuration(model: ModelConfig) -> dict[str, Any]:
             f"model '{model.name}': its memory cannot be predicted, since the model states no architecture and its "
             "config.json is not on this machine: give architecture.model_type and the sizes as that file has them."
         )
-    if stored_quantization(path.parent) is not None:
+    if stored_quantization(model, path.parent) is not None:
         raise ModelError(
             f"model '{model.name}': its memory cannot be predicted, since its checkpoint was quantized beforehand."
         )
-    return _fields(path.parent)
+    return _fields(model, path.parent)
 
 
-def stored_quantization(folder: Path) -> dict[str, Any] | None:
+def stored_quantization(model: ModelConfig, folder: Path) -> dict[str, Any] | None:
     """How the checkpoint was quantized beforehand, in its maker's own words; None where it was not.
 
     Its method is `quant_method`. Older files of compressed-tensors have another key, multimodal ones keep it beside the
     text model's fields.
     """
-    fields = _fields(folder)
+    fields = _fields(model, folder)
     places = (fields, fields.get("text_config") or {})
     found = (place.get(key) for place in places for key in ("quantization_config", "compression_config"))
     return next(filter(None, found), None)
 
 
-def stored_method(folder: Path) -> str | None:
+def stored_method(model: ModelConfig, folder: Path) -> str | None:
     """By which method the checkpoint was quantized beforehand, by its maker's name of it."""
-    found = stored_quantization(folder)
+    found = stored_quantization(model, folder)
     return None if found is None else str(found["quant_method"])
 
 
-def _fields(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def _fields(model: ModelConfig, folder: Path) -> dict[str, Any]:
+    """Of config.json. Raises ModelError."""
     try:
-        fields: object = json.loads(path.read_text(encoding="utf-8"))
+        fields: object = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model files in {folder}: config.json cannot be read ({one_line(str(error))}): get it again."
+            f"model '{model.name}': config.json in {folder} cannot be read ({error}): get it again."
         ) from error
     if not isinstance(fields, dict):
-        raise ModelError(f"model files in {folder}: config.json holds no fields: get it again.")
+        raise ModelError(f"model '{model.name}': config.json in {folder} holds no fields: get it again.")
     return cast(dict[str, Any], fields)
 
 

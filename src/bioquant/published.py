@@ -71,7 +71,7 @@ def check(model: ModelConfig, quant: QuantConfig, folder: Path, *, quantized: bo
 
     quantized: whether the weights are to be quantized already.
     """
-    stored = checkpoints.stored_quantization(folder)
+    stored = checkpoints.stored_quantization(model, folder)
     if not quantized:
         _check_untouched(model, quant, stored)
     elif quant.method is not QuantMethod.gguf:

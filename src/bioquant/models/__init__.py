@@ -80,7 +80,8 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
     """
     refuse_hub_code()
     place = resolve_device(device)
-    recipe_checks.check(quant, model, Device(place.partition(":")[0]), compute_capability(place))
+    kind = Device(place.partition(":")[0])
+    recipe_checks.check(quant, model, kind, compute_capability(place))
     # Quanto's int4 weights fail in a forward pass under inference_mode unless they were made under it.
     with quiet() as said, torch.inference_mode(quant.method is QuantMethod.quanto):
         folder = prepare(model)
@@ -90,7 +91,7 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
         arguments = _loader_arguments(model, quant, place, None if quantized else loader_config(quant, model))
         try:
             with contained() if quant.method in SETTLING else nullcontext():
-                network, tokenizer = _parts(model, quant, folder, arguments)
+                network, tokenizer = _parts(model, quant, folder, kind, arguments)
         except RuntimeError as error:
             raise load_error(model, quant, place, [str(error), *said]) from error
         load_s = time.perf_counter() - started
@@ -104,10 +105,11 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
     )
 
 
-def _parts(model: ModelConfig, quant: QuantConfig, folder: Path | None, arguments: dict[str, Any]) -> Parts:
+def _parts(
+    model: ModelConfig, quant: QuantConfig, folder: Path | None, device: Device, arguments: dict[str, Any]
+) -> Parts:
     if folder is None:
         return _draw(model, arguments)
-    device = Device(arguments["device_map"][""].partition(":")[0])
     network, tokenizer = _read(model, folder, arguments | _config(model, quant, folder, device))
     if quant.method in SETTLING:
         _settle(network.eval())
@@ -120,7 +122,7 @@ def _config(model: ModelConfig, quant: QuantConfig, folder: Path, device: Device
     if not options:
         return {}
     config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
-    config.quantization_config = {**(checkpoints.stored_quantization(folder) or {}), **options}
+    config.quantization_config = {**(checkpoints.stored_quantization(model, folder) or {}), **options}
     return {"config": config}
 
 

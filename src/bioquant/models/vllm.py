@@ -87,7 +87,7 @@ def load(
     QuantError (a checkpoint that is not what the recipe needs), OutOfMemoryError, and QuantNotAppliedError.
     """
     folder = _folder(model)
-    stored = checkpoints.stored_method(folder)
+    stored = checkpoints.stored_method(model, folder)
     published.check(model, quant, folder, quantized=quantized)
     if stored == BNB:
         check_plugin(f"model '{model.name}', quantized beforehand by {BNB},")
