@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from bioquant import compose, quantization
-from bioquant.config import Device, QuantConfig, QuantMethod
+from bioquant.config import Device, QuantConfig
 
 QUANTS: dict[str, QuantConfig] = compose.options("quant", QuantConfig)
 FIGURES = {
@@ -47,12 +47,9 @@ def names(listed: str) -> list[str]:
 def runs_here(name: str) -> bool:
     """Whether a recipe runs on this machine from the model alone: no published checkpoint, no calibration text."""
     quant = QUANTS[name]
-    needs_text_or_checkpoint = quant.requires.calibrated or quant.method is QuantMethod.gptq
-    return (
-        Device.cpu in quant.requires.devices
-        and quantization.lacking_library(quant) is None
-        and not needs_text_or_checkpoint
-    )
+    if quantization.is_published(quant) or quantization.calibrates(quant):
+        return False
+    return Device.cpu in quant.requires.devices and quantization.lacking_library(quant) is None
 
 
 def finished(folder: Path) -> Sequence[Run]:

@@ -20,9 +20,7 @@ from conftest import Command
 from recipes import QUANTS
 from test_compose import composed
 from test_models import KEPT, NONE, TINY, logits
-from test_published import checkpoint as checkpoint
-from test_published import full as full
-from test_published import loaded, naming, recipe
+from test_published import checkpoint as checkpoint, full as full, loaded, naming, recipe
 
 LIBRARIES = ("gptq", "ct_int4")
 absent = [name for name in LIBRARIES if quantization.lacking_library(QUANTS[name]) is not None]

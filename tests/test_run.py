@@ -97,7 +97,7 @@ def test_shortening_drops_shots_first_then_sentences_from_the_end() -> None:
     example = replace(
         example, row=replace(example.row, inputs={**example.row.inputs, "context": "One. Two! Three? Four"})
     )
-    forms = list(prompts.shortened(example, config.task, config.prompt))
+    forms = [prompts.cut(example, place, config.task, config.prompt) for place in prompts.places(example)]
     assert [len(form.shots) for form in forms] == [1, 0, 0, 0, 0]
     assert [form.messages[-1].content.count("Context:") for form in forms] == [2, 1, 1, 1, 1]
     assert [text in forms[2].messages[-1].content for text in ("Three?", "Four", context)] == [True, False, False]

@@ -3,8 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bioquant.config import LabelConfig, TaskConfig, TaskKind
 from bioquant.records import Answer, Row, Span

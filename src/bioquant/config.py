@@ -13,41 +13,19 @@ from bioquant.launching import LauncherConfig, SweepConfig
 from bioquant.places import conf_dir as conf_dir
 from bioquant.quant_schema import (
     CalibrationConfig as CalibrationConfig,
-)
-from bioquant.quant_schema import (
     Device as Device,
-)
-from bioquant.quant_schema import (
     Dtype as Dtype,
-)
-from bioquant.quant_schema import (
     QuantConfig as QuantConfig,
-)
-from bioquant.quant_schema import (
     QuantMethod as QuantMethod,
-)
-from bioquant.quant_schema import (
     RequiresConfig as RequiresConfig,
-)
-from bioquant.quant_schema import (
     WeightFormat as WeightFormat,
 )
 from bioquant.task_schema import (
     DataFormat as DataFormat,
-)
-from bioquant.task_schema import (
     HubConfig as HubConfig,
-)
-from bioquant.task_schema import (
     LabelConfig as LabelConfig,
-)
-from bioquant.task_schema import (
     SplitConfig as SplitConfig,
-)
-from bioquant.task_schema import (
     TaskConfig as TaskConfig,
-)
-from bioquant.task_schema import (
     TaskKind as TaskKind,
 )
 

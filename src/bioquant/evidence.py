@@ -207,6 +207,11 @@ class ExampleSet:
         given = from_json(answered)
         return shown(cast(Answer, from_json(target))), "(invalid)" if given is None else shown(given)
 
+    def answers(self, baseline: LoggedRun, candidate: LoggedRun, example_id: str) -> tuple[str, str, str]:
+        """The gold answer to one example and what each of two cells answered, as people read them."""
+        target, before = self.answer(baseline, example_id)
+        return target, before, self.answer(candidate, example_id)[1]
+
     def quality(self, run_id: str) -> float:
         """The headline metric of one cell, over all examples."""
         counts = self.tally.counts[self.answered[run_id]]

@@ -84,16 +84,6 @@ def system_turn(system_prompt: str | None) -> tuple[Message, ...]:
     return (Message(role="system", content=system_prompt),) if system_prompt else ()
 
 
-def shortened(example: Example, task: TaskConfig, prompt: PromptConfig) -> Iterator[Example]:
-    """Ever shorter forms of an example that is too long for the model.
-
-    The few-shot examples go first, the first one first, since the most similar stands last. Then the context (where
-    there is none, the text) is cut at its last sentence, again and again, down to its first sentence. The question and
-    the options are never cut. What is gold stays: an entity in the part that was cut away is missed.
-    """
-    yield from (_cut(example, place, task, prompt) for place in _places(example))
-
-
 def fitting(
     example: Example, task: TaskConfig, prompt: PromptConfig, fits: Callable[[Example], bool]
 ) -> Example | None:
@@ -103,9 +93,9 @@ def fitting(
     """
     if fits(example):
         return example
-    places = _places(example)
-    first = bisect_left(places, True, key=lambda place: fits(_cut(example, place, task, prompt)))
-    return _cut(example, places[first], task, prompt) if first < len(places) else None
+    shorter = places(example)
+    first = bisect_left(shorter, True, key=lambda place: fits(cut(example, place, task, prompt)))
+    return cut(example, shorter[first], task, prompt) if first < len(shorter) else None
 
 
 Place = tuple[int, int | None]
@@ -116,14 +106,19 @@ def _long_field(row: Row) -> str:
     return "context" if "context" in row.inputs else "text"
 
 
-def _places(example: Example) -> list[Place]:
-    """From the longest form to the shortest."""
+def places(example: Example) -> list[Place]:
+    """Ever shorter forms of an example that is too long for the model.
+
+    The few-shot examples go first, the first one first, since the most similar stands last. Then the context (where
+    there is none, the text) is cut at its last sentence, again and again, down to its first sentence. The question and
+    the options are never cut. What is gold stays: an entity in the part that was cut away is missed.
+    """
     without = [(start, None) for start in range(1, len(example.shots) + 1)]
     ends = [match.start() for match in _SENTENCE_END.finditer(example.row.inputs.get(_long_field(example.row), ""))]
     return [*without, *((len(example.shots), end) for end in reversed(ends))]
 
 
-def _cut(example: Example, place: Place, task: TaskConfig, prompt: PromptConfig) -> Example:
+def cut(example: Example, place: Place, task: TaskConfig, prompt: PromptConfig) -> Example:
     """The form of an example that a place stands for."""
     (start, end), row = place, example.row
     if end is not None:

@@ -262,16 +262,14 @@ def flips(store: Store, compared: Compared, one: Comparison) -> pd.DataFrame:
     ids = [*one.lost, *one.gained]
     before, after = texts(store, one.baseline, ids), texts(store, one.candidate, ids)
     rows = [
-        {
-            "flip": "lost" if example_id in one.lost else "gained",
-            "example_id": example_id,
-            "prompt": after[example_id][0],
-            "right": examples.answer(one.baseline, example_id)[0],
-            "baseline": examples.answer(one.baseline, example_id)[1],
-            "candidate": examples.answer(one.candidate, example_id)[1],
-            "baseline_output": before[example_id][1],
-            "candidate_output": after[example_id][1],
-        }
+        (
+            "lost" if example_id in one.lost else "gained",
+            example_id,
+            after[example_id][0],
+            *examples.answers(one.baseline, one.candidate, example_id),
+            before[example_id][1],
+            after[example_id][1],
+        )
         for example_id in ids
     ]
     return pd.DataFrame(rows, columns=list(FLIP))

@@ -27,6 +27,8 @@ _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\
 
 _LINK = re.compile(r"\]([(\[:])")
 
+_HALF = re.compile("[\ud800-\udfff]")
+
 _BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
@@ -42,9 +44,14 @@ def markdown(text: str) -> str:
     return _LINK.sub(r"]\\\1", one_line(text).replace("<", "&lt;").replace("`", "'"))
 
 
+def markdown_cell(text: str) -> str:
+    """As `markdown`, for a cell of a table."""
+    return markdown(text).replace("|", "\\|")
+
+
 def is_broken(text: str) -> bool:
     """Whether it holds half a character, which no encoding, and so no tokenizer and no file, takes."""
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+    return _HALF.search(text) is not None
 
 
 def one_line(text: str) -> str:

@@ -137,9 +137,7 @@ def show(
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same listing as a Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(
-        f"| {' | '.join(shown.markdown(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
-    )
+    return "".join(f"| {' | '.join(map(shown.markdown_cell, line))} |\n" for line in lines)
 
 
 def print_table(table: Table) -> None:

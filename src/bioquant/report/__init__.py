@@ -12,9 +12,8 @@ from bioquant.compare import Compared
 from bioquant.evidence import plain
 from bioquant.recommend import Recommendation
 from bioquant.report import appendix, page, plots
-from bioquant.shown import markdown
-from bioquant.study import HEADINGS, PAPER, findings
-from bioquant.study import texts as study_texts
+from bioquant.shown import markdown_cell
+from bioquant.study import HEADINGS, PAPER, findings, texts as study_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,7 @@ def _render(name: str, context: Mapping[str, object], *, escaped: bool) -> str:
 
 def _cell(text: str) -> str:
     """Text for a Markdown table or line."""
-    return markdown(" ".join(text.split())).replace("|", "\\|")
+    return markdown_cell(" ".join(text.split()))
 
 
 def _context(recommendation: Recommendation, compared: Compared, sources: Sources) -> dict[str, object]:

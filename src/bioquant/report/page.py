@@ -217,8 +217,7 @@ def flips(choice: TaskChoice, compared: Compared, texts: Texts) -> Flips | None:
 
 def _flip(comparison: Comparison, compared: Compared, texts: Texts, example_id: str, direction: str) -> Flip:
     examples = compared.set_of(comparison.candidate)
-    target, before = examples.answer(comparison.baseline, example_id)
-    _, after = examples.answer(comparison.candidate, example_id)
+    target, before, after = examples.answers(comparison.baseline, comparison.candidate, example_id)
     run = comparison.candidate
     if run.run_id not in texts and not run.holds_no_text:
         return Flip(example_id=example_id, direction=direction, target="", before="", after="", prompt="")

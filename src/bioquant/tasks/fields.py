@@ -6,8 +6,7 @@ from typing import cast
 
 from bioquant.config import TaskConfig
 from bioquant.errors import DataError, did_you_mean
-from bioquant.privacy import is_withheld, quoted
-from bioquant.privacy import listed as listed_names
+from bioquant.privacy import is_withheld, listed as listed_names, quoted
 from bioquant.records import Record, Value
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(punctuation + "“”‘’«»–—…·", " "))

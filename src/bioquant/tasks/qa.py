@@ -8,8 +8,7 @@ from typing import cast
 from bioquant.config import TaskConfig
 from bioquant.errors import DataError
 from bioquant.metrics import LabelScore, group_mean_accuracy, label_scores, per_label
-from bioquant.privacy import listed as listed_names
-from bioquant.privacy import quoted
+from bioquant.privacy import listed as listed_names, quoted
 from bioquant.records import Answer, Record, Row, Score, Value
 from bioquant.tasks.fields import dicts, id_of, label_names, label_of, listed, lookup, required, text_of
 from bioquant.tasks.reading import Choices, read_choice

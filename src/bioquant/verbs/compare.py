@@ -147,8 +147,7 @@ def _show_flips(gathered: given.Gathered, number: int) -> None:
         examples = compared.set_of(one.candidate)
         for what, ids in (("lost", one.lost), ("gained", one.gained)):
             for example_id in ids[:number]:
-                target, before = examples.answer(one.baseline, example_id)
-                _, after = examples.answer(one.candidate, example_id)
+                target, before, after = examples.answers(one.baseline, one.candidate, example_id)
                 print(f"\n{what} by {one.candidate.label} on {one.candidate.task}: {example_id}")
                 shown = f"  right: {target}\n  {one.baseline.quant}: {before}\n  {one.candidate.quant}: {after}"
                 print(visible(shown))
