@@ -61,8 +61,12 @@ def test_a_recipe_for_newer_gpus_says_what_is_in_its_way():
     assert quants.line(nowhere)[1:5] == ["nf4*", "4.50", "bitsandbytes", "cuda 8.9"]
     assert quants.line(nowhere)[-1] == "no"
     ampere, hopper = Gpu("0", capability=8.0, memory_gib=40), Gpu("1", capability=9.0, memory_gib=80)
-    assert quants.standing(quant, [ampere]).here == []
-    assert quants.standing(quant, [hopper]).here == ["cuda"]
+    too_old = quants.standing(quant, [ampere])
+    assert too_old.here == []
+    assert too_old.missing is not None
+    assert "8.9" in too_old.missing
+    runs = quants.standing(quant, [hopper])
+    assert (runs.here, runs.missing) == (["cuda"], None)  # that it is none for a CPU is no lack of this machine
     assert quants.standing(QUANTS["bnb_nf4"], [ampere]).here == ["cpu", "cuda"]
 
 

@@ -93,11 +93,12 @@ def order(one: Standing) -> tuple[bool, str, float]:
 
 
 def runs(quant: QuantConfig, gpus: Sequence[Gpu]) -> tuple[list[str], str | None]:
-    """The kinds of device here that it runs on, and what stands in its way on the others."""
+    """The kinds of device here that it runs on, and what stands in its way on the others that it is made for."""
     lacking = quantization.lacking_library(quant)
     if lacking is not None:
         return [], lacking
-    places = [Device.cpu, Device.cuda] if gpus else [Device.cpu]
+    there = [Device.cpu, Device.cuda] if gpus else [Device.cpu]
+    places = [place for place in there if place in quant.requires.devices] or there
     reasons = {
         place: recipe_checks.unmet_by_device(quant, place, hardware.capability_of(place, gpus)) for place in places
     }
