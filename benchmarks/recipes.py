@@ -28,7 +28,10 @@ FIGURES = {
     "perplexity": ("check/perplexity", ".4g"),
     "KL": ("check/kl", ".3f"),
     "load s": ("load/seconds", ".1f"),
+    "TTFT ms": ("latency/ttft_ms_p50", ".0f"),
 }
+TOGETHER = 8
+"""Rows of the larger batch that is timed."""
 
 
 def command(options: argparse.Namespace) -> list[str]:
@@ -36,7 +39,8 @@ def command(options: argparse.Namespace) -> list[str]:
     recipes = options.quants or sorted(filter(runs_here, QUANTS), key=lambda name: name != "none")
     return [
         *("run", "-m", f"model={options.model}", f"quant={','.join(recipes)}", f"task={','.join(options.tasks)}"),
-        *("quant.check=true", "engine.device=cpu", "engine.batch=8", "measure.latency_examples=0", *options.overrides),
+        *("quant.check=true", "engine.device=cpu", f"engine.batch={TOGETHER}", "measure.latency_examples=10"),
+        *(f"measure.latency_batch_size={TOGETHER}", *options.overrides),
     ]
 
 
@@ -69,8 +73,13 @@ def rows(runs: Sequence[Run], tasks: Sequence[str]) -> list[list[str]]:
 def row(quant: str, cells: Sequence[Run]) -> list[str]:
     first = cells[0].data.metrics
     figures = [format(first[key], shape) if key in first else "-" for key, shape in FIGURES.values()]
-    speed = [f"{cell.data.metrics['throughput/output_tokens_per_s']:.1f}" for cell in cells]
-    return [f"`{quant}`", *figures, *speed, *(quality(cell.data.metrics) for cell in cells)]
+    return [f"`{quant}`", *figures, *speed(first), *(quality(cell.data.metrics) for cell in cells)]
+
+
+def speed(found: Mapping[str, float]) -> list[str]:
+    """Tokens a second once the first is there, at batch 1 and in all rows of the larger batch: medians."""
+    steps = {1: "latency/tpot_ms_p50", TOGETHER: "latency_batched/tpot_ms_p50"}
+    return [f"{1000 * rows / found[key]:.0f}" if key in found else "-" for rows, key in steps.items()]
 
 
 def quality(found: Mapping[str, float]) -> str:
@@ -78,7 +87,7 @@ def quality(found: Mapping[str, float]) -> str:
 
 
 def show(runs: Sequence[Run], tasks: Sequence[str]) -> None:
-    head = ["quant", *FIGURES, *(f"{task} tokens/s" for task in tasks), *tasks]
+    head = ["quant", *FIGURES, "tokens/s, batch 1", str(TOGETHER), *tasks]
     for line in (head, ["---"] * len(head), *rows(runs, tasks)):
         print(f"| {' | '.join(line)} |")
     tags = runs[0].data.tags
