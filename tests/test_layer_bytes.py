@@ -62,7 +62,8 @@ def test_what_a_layer_needs_while_it_multiplies():
     assert needed("hqq_int4", 1) == needed("hqq_int4", 100) == 3 * WEIGHTS * 2
     assert needed("torchao_int8", 100) == WEIGHTS * 2
     assert needed("torchao_int4", 100) == 100 * 2 * (4096 + 4096)
-    assert needed("torchao_fp8_dynamic", 100) == 100 * 9 * 4096
+    assert needed("torchao_fp8_dynamic", 100) == needed("ct_fp8", 100) == 100 * 9 * 4096
+    assert needed("ct_int4", 100) == needed("fp8", 100)
 
 
 @pytest.mark.parametrize(

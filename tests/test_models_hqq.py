@@ -54,3 +54,34 @@ def test_every_format_of_the_method_has_its_bits():
 
     assert {BITS[found] for found in FORMATS[QUANTS["hqq_int4"].method]} == {8, 4, 3, 2}
     assert BITS[WeightFormat.int3] == 3
+
+
+@pytest.fixture
+def allocator(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What torch's allocator is told; no variable of a user's is set."""
+    told: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append)
+    for variable in hqq.ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    return told
+
+
+def test_a_gpus_memory_grows_in_segments_while_hqq_loads_and_only_then(allocator: list[str]):
+    def fails() -> None:
+        with hqq.unfragmented("cuda:0"):
+            assert allocator == ["expandable_segments:True"]
+            raise ValueError("a layer that does not pack")
+
+    with pytest.raises(ValueError, match="does not pack"):
+        fails()
+    assert allocator == ["expandable_segments:True", "expandable_segments:False"]
+
+
+def test_the_allocator_is_left_alone_on_a_cpu_and_where_a_user_has_set_it(
+    allocator: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    with hqq.unfragmented("cpu"):
+        assert allocator == []
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512")
+    with hqq.unfragmented("cuda:0"):
+        assert allocator == []

@@ -238,3 +238,7 @@ def test_gptqmodel_is_not_left_to_choose_a_kernel_that_it_would_download_for():
     assert GPTQConfig(bits=4, **chosen).backend == "gptq_triton"
     chosen = quantization.loading_options(awq, Device.cuda)
     assert AwqConfig(bits=4, **chosen).backend == "gemm_triton"
+
+
+def test_every_recipes_steps_can_be_graphs_but_those_that_ask_the_host():
+    assert [name for name, quant in QUANTS.items() if not quantization.steps_can_be_graphs(quant)] == ["bnb_int8"]

@@ -183,8 +183,8 @@ def workspace_bytes(
     4 bits of bitsandbytes, quanto and torchao: the weight as it is dequantized, b a weight, and with double
     quantization its float32 scales. hqq: three of these, unpacked, less the zero points, and times the scales.
     LLM.int8(): per token the input in float16 and int8 (3 in), the product in int32 and float16 (6 out).
-    torchao's int4: per token the input padded, and the product, in bfloat16 (2 in + 2 out). Its dynamic float8: per
-    token the input in float32, twice, and in float8 (9 in).
+    torchao's int4: per token the input padded, and the product, in bfloat16 (2 in + 2 out). Its dynamic float8 and
+    compressed-tensors': per token the input in float32, twice, and in float8 (9 in).
     """
     match quant.method:
         case QuantMethod.bnb_int8:
@@ -192,6 +192,8 @@ def workspace_bytes(
         case QuantMethod.hqq:
             return 3 * layer.size * itemsize
         case QuantMethod.torchao_dynamic:
+            return tokens * 9 * layer.in_features
+        case QuantMethod.compressed_tensors if weight_format is WeightFormat.fp8:
             return tokens * 9 * layer.in_features
         case QuantMethod.torchao if weight_format is WeightFormat.int4:
             return tokens * BFLOAT16 * (ceil(layer.in_features / TILE[1]) * TILE[1] + layer.out_features)

@@ -236,11 +236,8 @@ def _torchao_type(quant: QuantConfig, weight_format: WeightFormat) -> object:
 
 
 def steps_can_be_graphs(quant: QuantConfig) -> bool:
-    """Whether a decoding step can be captured as a CUDA graph: LLM.int8() looks for outliers on the host in each.
-
-    Of gptqmodel's kernels it is not known: they were not run on a GPU.
-    """
-    return quant.method not in (QuantMethod.bnb_int8, QuantMethod.gptq, QuantMethod.awq)
+    """Whether a decoding step can be captured as a CUDA graph: LLM.int8() looks for outliers on the host in each."""
+    return quant.method is not QuantMethod.bnb_int8
 
 
 def unsavable(quant: QuantConfig) -> str | None:

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
@@ -90,7 +90,7 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
         started = time.perf_counter()
         arguments = _loader_arguments(model, quant, place, None if quantized else loader_config(quant, model))
         try:
-            with contained() if quant.method in SETTLING else nullcontext():
+            with _around(quant.method, place):
                 network, tokenizer = _parts(model, quant, folder, kind, arguments)
         except RuntimeError as error:
             raise load_error(model, quant, place, [str(error), *said]) from error
@@ -103,6 +103,13 @@ def load(model: ModelConfig, quant: QuantConfig, device: Device, *, quantized: b
         report=_report(network, model, quant, place),
         load_s=load_s,
     )
+
+
+def _around(method: QuantMethod, place: str) -> AbstractContextManager[None]:
+    """What a method's library needs around it while it loads."""
+    if method is QuantMethod.hqq:
+        return hqq.unfragmented(place)
+    return contained() if method in SETTLING else nullcontext()
 
 
 def _parts(
