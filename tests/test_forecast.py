@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from bioquant import compose, forecast, memory, models
 from bioquant.capacity import GIB
@@ -11,7 +12,7 @@ from bioquant.cli import main
 from bioquant.config import Device, ModelConfig, PolicyConfig, RunConfig
 from bioquant.costs import Logged
 from bioquant.engine.batching import row_width
-from bioquant.errors import ModelError
+from bioquant.errors import ModelError, QuantError
 from bioquant.forecast import Forecast, Target, Verdict
 from bioquant.lengths import Reader
 from bioquant.measure import available
@@ -45,6 +46,16 @@ def test_a_plan_is_for_the_policys_card_else_for_this_machine(monkeypatch: pytes
     assert forecast.target(PolicyConfig(), Device.auto) == Target(Device.cpu, 8 * GIB, "this machine's memory, 8.0 GiB")
     monkeypatch.setattr(models, "resolve_device", lambda _: "cuda:0")
     assert forecast.target(PolicyConfig(), Device.auto).name == "this machine's GPU, 8.0 GiB"
+
+
+def test_a_plan_for_gpus_says_how_to_plan_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(QuantError) as caught:
+        forecast.target(PolicyConfig(), Device.cuda)
+    assert str(caught.value) == (
+        "engine.device=cuda: torch sees no CUDA GPU here: set engine.device=cpu or auto. "
+        "policy.gpu_memory_gib=40 plans for a card that is elsewhere."
+    )
 
 
 def test_a_cell_is_predicted_for_its_longest_prompt() -> None:

@@ -8,7 +8,7 @@ from bioquant import answering, capacity, checkpoints, costs, memory, models, pu
 from bioquant.config import Device, PolicyConfig, RunConfig
 from bioquant.costs import History
 from bioquant.engine.batching import row_width
-from bioquant.errors import ConfigError
+from bioquant.errors import ConfigError, QuantError
 from bioquant.lengths import Lengths, Reader
 from bioquant.measure import available
 from bioquant.memory import BatchShape
@@ -100,7 +100,10 @@ def target(policy: PolicyConfig, device: Device) -> Target:
     """The card that the policy names, else the device that a run would take here. Raises QuantError: no such device."""
     if policy.gpu_memory_gib is not None:
         return Target(Device.cuda, int(policy.gpu_memory_gib * capacity.GIB), f"a {policy.gpu_memory_gib:g} GiB card")
-    place = models.resolve_device(device)
+    try:
+        place = models.resolve_device(device)
+    except QuantError as error:
+        raise QuantError(f"{error} policy.gpu_memory_gib=40 plans for a card that is elsewhere.") from error
     size = available.total_bytes(place)
     what = "GPU" if place.startswith("cuda") else "memory"
     return Target(Device(place.partition(":")[0]), size, f"this machine's {what}, {capacity.gib(size)}")
