@@ -131,7 +131,7 @@ def torchao_bytes(layer: LinearLayer, weight_format: WeightFormat) -> int:
 def grouped_bytes(layer: LinearLayer, method: QuantMethod, group_size: int, device: Device) -> int:
     """1/2 a weight, and a group its scale and zero; GPTQ has an index of its group a column.
 
-    In the file, and so we take it on a GPU: a float16 scale and a zero of 4 bits a group, an int32 a column. On a CPU
+    In the file and on a GPU (docs/gpu.md): a float16 scale and a zero of 4 bits a group, an int32 a column. On a CPU
     gptqmodel's int4 kernel keeps scale and zero as bfloat16 twice, and for GPTQ two int32 a column and a table of 8.
     """
     groups = layer.out_features * ceil(layer.in_features / group_size)
