@@ -112,7 +112,7 @@ def test_a_published_checkpoint_is_as_large_as_its_bits() -> None:
     model, gptq, gguf = MODELS["llama_3_1_8b"], QUANTS["gptq"], QUANTS["gguf"]
     shape = memory.anatomy(model)
     source = published.source(model, gptq)
-    assert source.id == model.calibrated["gptq"]
+    assert f"{source.id}@{source.revision}" == model.calibrated["gptq"]
     quantized = 6_979_321_856  # weights of the decoder's linear layers
     assert costs.download_bytes(source, shape, gptq) == shape.unquantized - quantized * 12 // 8
     assert published.source(model, gguf) is model  # it names none
