@@ -169,3 +169,24 @@ def test_axes_are_the_values_that_run() -> None:
         "task": ["demo_ner", "demo_qa"],
         "prompt": ["zero_shot"],
     }
+
+
+def test_cells_that_are_named_alike_are_told_apart_by_what_they_were_given() -> None:
+    found = planned(
+        ("quant=none", "quant.group_size=32"),
+        ("quant=none", "quant.group_size=64"),
+        ("quant=bnb_nf4", "engine.batch=1"),
+        ("quant=bnb_nf4", "engine.batch=2", "quant.block_size=128"),
+        ("quant=bnb_nf4", "engine.batch=2", "quant.skip_modules=[lm_head,down_proj]"),
+    )
+    assert [cell.plan.name.partition(" · zero_shot")[2] for cell in found.cells] == [
+        "",  # the baseline has no groups: it is one cell
+        ' · quant.block_size=null quant.skip_modules=["lm_head"] engine.batch=1',
+        ' · quant.block_size=128 quant.skip_modules=["lm_head"] engine.batch=2',
+        ' · quant.block_size=null quant.skip_modules=["lm_head","down_proj"] engine.batch=2',
+    ]
+
+
+def test_a_setting_that_comes_with_a_named_choice_tells_nothing_apart() -> None:
+    found = planned(("task=demo_qa",), ("task=demo_re", "engine.max_new_tokens=5"))
+    assert [cell.plan.setting for cell in found.cells] == ["", ""]

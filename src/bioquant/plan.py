@@ -38,6 +38,7 @@ class RunPlan:
     examples: none until the cell is prepared: its identity needs no written prompts.
     cell_id: SHA-256 of all that decides the predictions. baseline_cell_id: the same cell's at quant=none.
     fingerprint: the cell, how it is measured and the library versions: what a resumed sweep looks for.
+    setting: what tells it from cells of a sweep that are named alike, as overrides.
     """
 
     config: RunConfig
@@ -46,6 +47,7 @@ class RunPlan:
     cell_id: str
     baseline_cell_id: str
     fingerprint: str
+    setting: str = ""
 
     @property
     def num_examples(self) -> int:
@@ -62,7 +64,8 @@ class RunPlan:
     def name(self) -> str:
         """How the run reads in a list."""
         config = self.config
-        return f"{config.model.name} · {config.quant.name} · {config.task.name} · {config.prompt.name}"
+        names = (config.model.name, config.quant.name, config.task.name, config.prompt.name, self.setting)
+        return " · ".join(filter(None, names))
 
 
 def plan(config: RunConfig, dataset: Dataset, examples: tuple[Example, ...] = ()) -> RunPlan:

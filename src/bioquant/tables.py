@@ -38,6 +38,7 @@ def row(plan: RunPlan, outcome: Outcome | None, *, error: BaseException | None =
         "prompt": config.prompt.name,
         "task": config.task.name,
         "quant": config.quant.name,
+        "setting": plan.setting,
         "metric": kind_of(config.task.kind).headline,
         "quality": found.get("quality"),
         "ci_low": found.get("quality_ci_low"),
@@ -95,12 +96,14 @@ def _cells(title: str, rows: Sequence[Row]) -> Table:
 
 
 def _texts(cell: Row) -> list[str]:
+    setting = str(cell["setting"]).replace(" ", "\n  ")
+    quant = f"{cell['quant']}\n  {setting}" if setting else str(cell["quant"])
     if cell["quality"] is None:
-        return [str(cell["quant"]), "failed"]
+        return [quant, "failed"]
     quality = f"{cell['quality']:.3f} [{cell['ci_low']:.3f}, {cell['ci_high']:.3f}]"
     memory = [_figure(cell[name], ".0f") for name in ("weights_mib", "peak_mib", "latency_ms_p50")]
     return [
-        str(cell["quant"]),
+        quant,
         quality,
         _figure(cell["invalid_rate"], ".2f"),
         *memory,

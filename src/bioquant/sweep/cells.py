@@ -1,8 +1,10 @@
 """The cells of a sweep: which can run, which need not, in which order; and the plan that is shown before any does."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, groupby
 from pathlib import Path
 
 from bioquant import calibration, datasets, places, prompts, recipe_checks
@@ -11,6 +13,7 @@ from bioquant.engine import offers
 from bioquant.hardware import Gpu, capability_of, device_of, with_budget
 from bioquant.plan import RunPlan, plan
 from bioquant.records import Dataset, Outcome
+from bioquant.shown import masked
 
 AXES = ("model", "quant", "task", "prompt")
 
@@ -82,7 +85,44 @@ def plan_sweep(configs: Sequence[RunConfig], commands: Sequence[str], folder: Pa
             cells.append(cell)
         else:
             pruned.append((cell, reason))
-    return SweepPlan(order(cells), pruned=pruned)
+    return SweepPlan(order(told_apart(cells)), pruned=pruned)
+
+
+def told_apart(cells: Sequence[Cell]) -> list[Cell]:
+    """Each with the settings in which it differs from those of the same model, quant, task and prompt by name.
+
+    A sweep over `quant.group_size=32,64` has two of each four names.
+    """
+    alike: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        alike[cell.plan.name].append(cell)
+    found = {key: setting for some in alike.values() if len(some) > 1 for key, setting in _settings(some).items()}
+    return [replace(cell, plan=replace(cell.plan, setting=found.get(cell.plan.fingerprint, ""))) for cell in cells]
+
+
+def _settings(alike: Sequence[Cell]) -> dict[str, str]:
+    """By fingerprint: what varies among these cells, as overrides."""
+    leaves = [dict(_leaves("", asdict(cell.plan.config))) for cell in alike]
+    keys = dict.fromkeys(chain.from_iterable(leaves))
+    varied = [key for key in keys if any(other.get(key) != leaves[0].get(key) for other in leaves)]
+    return {
+        cell.plan.fingerprint: masked(" ".join(f"{key}={_shown(own[key])}" for key in varied if key in own))
+        for cell, own in zip(alike, leaves, strict=True)
+    }
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
+    """Each setting by its dotted key."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}".lstrip("."), inner)
+    else:
+        yield path, value
+
+
+def _shown(value: object) -> str:
+    """As it is written in an override; text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def unmet(config: RunConfig, num_pool: int, gpus: Sequence[Gpu]) -> str | None:
