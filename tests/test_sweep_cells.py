@@ -181,12 +181,17 @@ def test_cells_that_are_named_alike_are_told_apart_by_what_they_were_given() -> 
     )
     assert [cell.plan.name.partition(" · zero_shot")[2] for cell in found.cells] == [
         "",  # the baseline has no groups: it is one cell
-        ' · quant.block_size=null quant.skip_modules=["lm_head"] engine.batch=1',
-        ' · quant.block_size=128 quant.skip_modules=["lm_head"] engine.batch=2',
-        ' · quant.block_size=null quant.skip_modules=["lm_head","down_proj"] engine.batch=2',
+        ' · quant.block_size=null · quant.skip_modules=["lm_head"] · engine.batch=1',
+        ' · quant.block_size=128 · quant.skip_modules=["lm_head"] · engine.batch=2',
+        ' · quant.block_size=null · quant.skip_modules=["lm_head","down_proj"] · engine.batch=2',
     ]
 
 
 def test_a_setting_that_comes_with_a_named_choice_tells_nothing_apart() -> None:
     found = planned(("task=demo_qa",), ("task=demo_re", "engine.max_new_tokens=5"))
     assert [cell.plan.setting for cell in found.cells] == ["", ""]
+
+
+def test_a_long_setting_is_cut_in_a_name() -> None:
+    found = planned(("model.system_prompt=" + "a" * 300,), ("model.system_prompt=" + "b" * 300,))
+    assert [cell.plan.setting for cell in found.cells] == [f"model.system_prompt={letter * 39}…" for letter in "ab"]

@@ -45,7 +45,7 @@ def test_the_baseline_stands_beside_its_candidates(capsys: pytest.CaptureFixture
 
 
 def test_what_tells_cells_of_one_name_apart_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
-    tables.show_cells([CELL | {"setting": f"seed={seed} engine.batch=1"} for seed in (0, 1)], as_json=False)
+    tables.show_cells([CELL | {"setting": f"seed={seed} · engine.batch=1"} for seed in (0, 1)], as_json=False)
     lines = [line[16:32].rstrip() for line in capsys.readouterr().out.splitlines()[3:9]]
     assert lines == ["none", "  seed=0", "  engine.batch=1", "none", "  seed=1", "  engine.batch=1"]
 

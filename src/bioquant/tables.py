@@ -96,7 +96,7 @@ def _cells(title: str, rows: Sequence[Row]) -> Table:
 
 
 def _texts(cell: Row) -> list[str]:
-    setting = str(cell["setting"]).replace(" ", "\n  ")
+    setting = str(cell["setting"]).replace(" · ", "\n  ")
     quant = f"{cell['quant']}\n  {setting}" if setting else str(cell["quant"])
     if cell["quality"] is None:
         return [quant, "failed"]

@@ -13,7 +13,7 @@ from bioquant.engine import offers
 from bioquant.hardware import Gpu, capability_of, device_of, with_budget
 from bioquant.plan import RunPlan, plan
 from bioquant.records import Dataset, Outcome
-from bioquant.shown import masked
+from bioquant.shown import masked, one_line
 
 AXES = ("model", "quant", "task", "prompt")
 
@@ -101,12 +101,12 @@ def told_apart(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _settings(alike: Sequence[Cell]) -> dict[str, str]:
-    """By fingerprint: what varies among these cells, as overrides."""
+    """By fingerprint: what varies among these cells, as overrides; cut, since some trackers' names have 250 places."""
     leaves = [dict(_leaves("", asdict(cell.plan.config))) for cell in alike]
     keys = dict.fromkeys(chain.from_iterable(leaves))
     varied = [key for key in keys if any(other.get(key) != leaves[0].get(key) for other in leaves)]
     return {
-        cell.plan.fingerprint: masked(" ".join(f"{key}={_shown(own[key])}" for key in varied if key in own))
+        cell.plan.fingerprint: _cut(" · ".join(f"{key}={_shown(own[key])}" for key in varied if key in own), 120)
         for cell, own in zip(alike, leaves, strict=True)
     }
 
@@ -121,8 +121,12 @@ def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def _shown(value: object) -> str:
-    """As it is written in an override; text without quotes."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    """As it is written in an override; text without quotes, the beginning of a long one."""
+    return _cut(masked(value) if isinstance(value, str) else json.dumps(value, separators=(",", ":")), 40)
+
+
+def _cut(text: str, most: int) -> str:
+    return one_line(text if len(text) <= most else f"{text[: most - 1]}…")
 
 
 def unmet(config: RunConfig, num_pool: int, gpus: Sequence[Gpu]) -> str | None:
