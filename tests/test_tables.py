@@ -52,7 +52,7 @@ def test_what_tells_cells_of_one_name_apart_stands_below_it(capsys: pytest.Captu
 
 def test_a_failed_cell_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     failed = dict.fromkeys(CELL) | {
-        key: CELL[key] for key in ("model", "dtype", "prompt", "task", "quant", "num_examples")
+        key: CELL[key] for key in ("model", "dtype", "prompt", "task", "quant", "setting", "num_examples")
     }
     tables.show_cells([failed | {"error": "out of memory"}], as_json=False)
     assert "failed" in capsys.readouterr().out

@@ -191,9 +191,7 @@ def workspace_bytes(
             return tokens * (3 * layer.in_features + 6 * layer.out_features)
         case QuantMethod.hqq:
             return 3 * layer.size * itemsize
-        case QuantMethod.torchao_dynamic:
-            return tokens * 9 * layer.in_features
-        case QuantMethod.compressed_tensors if weight_format is WeightFormat.fp8:
+        case QuantMethod.torchao_dynamic | QuantMethod.compressed_tensors if weight_format is WeightFormat.fp8:
             return tokens * 9 * layer.in_features
         case QuantMethod.torchao if weight_format is WeightFormat.int4:
             return tokens * BFLOAT16 * (ceil(layer.in_features / TILE[1]) * TILE[1] + layer.out_features)

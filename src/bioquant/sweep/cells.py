@@ -97,7 +97,12 @@ def told_apart(cells: Sequence[Cell]) -> list[Cell]:
     for cell in cells:
         alike[cell.plan.name].append(cell)
     found = {key: setting for some in alike.values() if len(some) > 1 for key, setting in _settings(some).items()}
-    return [replace(cell, plan=replace(cell.plan, setting=found.get(cell.plan.fingerprint, ""))) for cell in cells]
+    return [
+        replace(cell, plan=replace(cell.plan, setting=found[cell.plan.fingerprint]))
+        if cell.plan.fingerprint in found
+        else cell
+        for cell in cells
+    ]
 
 
 def _settings(alike: Sequence[Cell]) -> dict[str, str]:
