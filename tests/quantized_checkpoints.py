@@ -1,10 +1,12 @@
-"""The tiny model as its makers would have published it quantized: each format written by its own rule, to the bit.
+"""A model as its makers would have published it quantized: each format written by its own rule, to the bit.
 
 Rounded to the nearest, without calibration: what is tested is that the weights come back, not that they are good ones.
+`benchmarks/families.py` writes real shapes with it.
 """
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def full(folder: Path, model: ModelConfig, none: QuantConfig) -> Path:
 
 def published(source: Path, folder: Path, name: str) -> Path:
     """The checkpoint in a format, and beside it, in `folder/dense`, the full-precision one of the very same weights."""
-    quantize, config = FORMATS[name]
+    quantize, config = formats(GROUP)[name]
     dense, stored = load_file(source / "model.safetensors"), dict[str, Tensor]()
     for key, value in list(dense.items()):
         if key.endswith("_proj.weight"):
@@ -60,9 +62,9 @@ def configure(folder: Path, **changed: object) -> None:
     path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}), encoding="utf-8")
 
 
-def _four_bits(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _four_bits(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     """Numbers of 0 to 15, (out, in); a scale a row and group, float16, (out, groups); the weight they stand for."""
-    grouped = weight.unflatten(1, (-1, GROUP))
+    grouped = weight.unflatten(1, (-1, group))
     scales = (grouped.abs().amax(-1) / 7).half()
     wide = scales.float().unsqueeze(-1)
     numbers = (grouped / wide).round().clamp(-8, 7)
@@ -71,26 +73,26 @@ def _four_bits(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _words(numbers: Tensor) -> Tensor:
     """Eight neighbours of the last dimension in one 32-bit word, the first in the lowest bits."""
-    shifted = numbers.unflatten(-1, (-1, 8)) << (4 * torch.arange(8))
+    shifted = numbers.unflatten(-1, (-1, 8)) << (4 * torch.arange(8, device=numbers.device))
     return (shifted.sum(-1) & 0xFFFFFFFF).to(torch.int32)
 
 
-def gptq(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def gptq(weight: Tensor, group: int) -> tuple[dict[str, Tensor], Tensor]:
     """Words along a column; the zero of 8 is written as 7, as AutoGPTQ began to."""
-    numbers, scales, dense = _four_bits(weight)
+    numbers, scales, dense = _four_bits(weight, group)
     out, groups = scales.shape
     parts = {
         "qweight": _words(numbers).T,
         "qzeros": _words(torch.full((groups, out), 7)),
         "scales": scales.T,
-        "g_idx": torch.arange(weight.shape[1], dtype=torch.int32) // GROUP,
+        "g_idx": torch.arange(weight.shape[1], dtype=torch.int32) // group,
     }
     return parts, dense
 
 
-def awq(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def awq(weight: Tensor, group: int) -> tuple[dict[str, Tensor], Tensor]:
     """Words along a row of the transposed weight, in AWQ's order."""
-    numbers, scales, dense = _four_bits(weight)
+    numbers, scales, dense = _four_bits(weight, group)
     out, groups = scales.shape
 
     def words(columns: Tensor) -> Tensor:
@@ -100,9 +102,9 @@ def awq(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     return parts, dense
 
 
-def packed_int4(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def packed_int4(weight: Tensor, group: int) -> tuple[dict[str, Tensor], Tensor]:
     """compressed-tensors, `pack-quantized`."""
-    numbers, scales, dense = _four_bits(weight)
+    numbers, scales, dense = _four_bits(weight, group)
     shape = torch.tensor(weight.shape)
     return {"weight_packed": _words(numbers), "weight_scale": scales.float(), "weight_shape": shape}, dense
 
@@ -114,9 +116,9 @@ def fp8_rows(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     return {"weight": eight, "weight_scale": scales}, eight.float() * scales
 
 
-def fp8_blocks(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Fine-grained fp8: a scale a block of 64 x 64."""
-    blocks = weight.unflatten(1, (-1, GROUP)).unflatten(0, (-1, GROUP))
+def fp8_blocks(weight: Tensor, side: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Fine-grained fp8: a scale a square block."""
+    blocks = weight.unflatten(1, (-1, side)).unflatten(0, (-1, side))
     scales = blocks.abs().amax((1, 3), keepdim=True) / 448
     eight = (blocks / scales).to(torch.float8_e4m3fn)
     dense = (eight.float() * scales).reshape(weight.shape)
@@ -134,17 +136,20 @@ def _compressed(layout: str, **weights: object) -> dict[str, Any]:
     }
 
 
-FORMATS: dict[str, Format] = {
-    "gptq": (gptq, {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True, "desc_act": False}),
-    "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}),
-    "fp8": (
-        fp8_blocks,
-        {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [GROUP, GROUP]}
-        | {"modules_to_not_convert": ["lm_head"]},
-    ),
-    "int4": (
-        packed_int4,
-        _compressed("pack-quantized", num_bits=4, type="int", strategy="group", group_size=GROUP),
-    ),
-    "fp8_rows": (fp8_rows, _compressed("float-quantized", num_bits=8, type="float", strategy="channel")),
-}
+def formats(group: int) -> dict[str, Format]:
+    """By name; group: of how many weights share a scale, and the side of a block of fp8."""
+    four = {"bits": 4, "group_size": group}
+    return {
+        "gptq": (partial(gptq, group=group), {"quant_method": "gptq", **four, "sym": True, "desc_act": False}),
+        "awq": (partial(awq, group=group), {"quant_method": "awq", **four, "zero_point": True, "version": "gemm"}),
+        "fp8": (
+            partial(fp8_blocks, side=group),
+            {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [group, group]}
+            | {"modules_to_not_convert": ["lm_head"]},
+        ),
+        "ct_int4": (
+            partial(packed_int4, group=group),
+            _compressed("pack-quantized", num_bits=4, type="int", strategy="group", group_size=group),
+        ),
+        "ct_fp8": (fp8_rows, _compressed("float-quantized", num_bits=8, type="float", strategy="channel")),
+    }

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +100,27 @@ def test_the_prediction_is_what_stands_in_memory(checkpoint: Callable[[str], Pat
 def _in(dtype: Dtype, name: str, checkpoint: Callable[[str], Path]) -> Any:
     model = replace(TINY, dtype=dtype, source=ModelSource.local, id=str(checkpoint(name)))
     return models.load(replace(model, calibrated={name: "x"}), recipe(name), Device.cpu, quantized=True).report
+
+
+LET_GO = """
+import gc, sys, weakref
+from bioquant import compose, loading
+config = compose.compose_one(sys.argv[1:])
+loaded = loading.load(config)
+model = weakref.ref(loaded.model)
+del loaded
+gc.collect()
+print(model() is None)
+"""
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_the_first_model_of_a_process_leaves_memory_too(checkpoint: Callable[[str], Path], name: str) -> None:
+    """The library is imported while that one is loaded."""
+    asked = [f"quant={name}", "model=tiny_random", "quant.group_size=64", "engine.device=cpu"]
+    command = [sys.executable, "-c", LET_GO, *asked, f"++model.calibrated.{name}={checkpoint(name)}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"
 
 
 # Calibrated here

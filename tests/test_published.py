@@ -23,7 +23,6 @@ from recipes import PUBLISHED, QUANTS
 from test_compose import composed
 from test_models import MODELS, NONE, TINY, logits
 
-FORMAT_OF = {"gptq": "gptq", "awq": "awq", "fp8": "fp8", "ct_int4": "int4", "ct_fp8": "fp8_rows"}
 FAST = "measure.latency_examples=0"
 GROUPED = ("gptq", "awq")
 
@@ -40,7 +39,7 @@ def checkpoint(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
     def of(name: str) -> Path:
         if name not in made:
-            made[name] = quantized_checkpoints.published(full, tmp_path_factory.mktemp(name) / "it", FORMAT_OF[name])
+            made[name] = quantized_checkpoints.published(full, tmp_path_factory.mktemp(name) / "it", name)
         return made[name]
 
     return of

@@ -129,16 +129,17 @@ def torchao_bytes(layer: LinearLayer, weight_format: WeightFormat) -> int:
 
 
 def grouped_bytes(layer: LinearLayer, method: QuantMethod, group_size: int, device: Device) -> int:
-    """1/2 a weight, and a group its scale and zero; GPTQ has an index of its group a column.
+    """1/2 a weight, and a group its scale and zero; GPTQ has an index of its group a column, and a table of 8 a layer.
 
-    In the file and on a GPU (docs/gpu.md): a float16 scale and a zero of 4 bits a group, an int32 a column. On a CPU
-    gptqmodel's int4 kernel keeps scale and zero as bfloat16 twice, and for GPTQ two int32 a column and a table of 8.
+    On a GPU, as in the file: a float16 scale and a zero of 4 bits a group, an int32 a column. On a CPU gptqmodel's int4
+    kernel keeps scale and zero as bfloat16 twice, and for GPTQ two int32 a column.
     """
     groups = layer.out_features * ceil(layer.in_features / group_size)
-    columns = layer.in_features * FLOAT32 if method is QuantMethod.gptq else 0
+    indexed = method is QuantMethod.gptq
+    columns, table = (layer.in_features * FLOAT32, 8 * FLOAT32) if indexed else (0, 0)
     if device is not Device.cpu:
-        return layer.size // 2 + groups * 5 // 2 + columns
-    return layer.size // 2 + groups * 2 * 2 * 2 + 2 * columns + (8 * FLOAT32 if columns else 0)
+        return layer.size // 2 + groups * 5 // 2 + columns + table
+    return layer.size // 2 + groups * 2 * 2 * 2 + 2 * columns + table
 
 
 def quanto_groups(layer: LinearLayer) -> int:
@@ -180,8 +181,9 @@ def workspace_bytes(
 ) -> int:
     """What a replaced layer needs beside its input and output, by method.
 
-    4 bits of bitsandbytes, quanto and torchao: the weight as it is dequantized, b a weight, and with double
-    quantization its float32 scales. hqq: three of these, unpacked, less the zero points, and times the scales.
+    4 bits of bitsandbytes, quanto and torchao's int8: the weight as it is dequantized, b a weight, and with double
+    quantization its float32 scales. torchao's float8: beside that weight two in float32. hqq: three of the dequantized:
+    unpacked, less the zero points, and times the scales.
     LLM.int8(): per token the input in float16 and int8 (3 in), the product in int32 and float16 (6 out).
     torchao's int4: per token the input padded, and the product, in bfloat16 (2 in + 2 out). Its dynamic float8 and
     compressed-tensors': per token the input in float32, twice, and in float8 (9 in).
@@ -195,6 +197,8 @@ def workspace_bytes(
             return tokens * 9 * layer.in_features
         case QuantMethod.torchao if weight_format is WeightFormat.int4:
             return tokens * BFLOAT16 * (ceil(layer.in_features / TILE[1]) * TILE[1] + layer.out_features)
+        case QuantMethod.torchao if weight_format is WeightFormat.fp8:
+            return layer.size * (itemsize + 2 * FLOAT32)
         case _:
             scales = ceil(layer.size / block_size(quant)) * FLOAT32 if quant.double_quant else 0
             return layer.size * itemsize + scales

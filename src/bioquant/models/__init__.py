@@ -34,9 +34,13 @@ __all__ = ["LoadedModel", "is_cached", "load", "prepare", "resolve_device", "tok
 
 log = logging.getLogger(__name__)
 
-SETTLING = frozenset({QuantMethod.gptq, QuantMethod.awq, QuantMethod.compressed_tensors})
-"""Methods whose weights find their place in the first pass: gptqmodel's kernels put them in another order,
-compressed-tensors unpacks them."""
+SETTLING = {
+    QuantMethod.gptq: "gptqmodel",
+    QuantMethod.awq: "gptqmodel",
+    QuantMethod.compressed_tensors: "compressed_tensors",
+}
+"""Methods whose weights find their place in the first pass, and the package that does it: gptqmodel's kernels put
+weights in another order, compressed-tensors unpacks them."""
 
 Parts = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -109,7 +113,7 @@ def _around(method: QuantMethod, place: str) -> AbstractContextManager[None]:
     """What a method's library needs around it while it loads."""
     if method is QuantMethod.hqq:
         return hqq.unfragmented(place)
-    return contained() if method in SETTLING else nullcontext()
+    return contained(SETTLING[method]) if method in SETTLING else nullcontext()
 
 
 def _parts(

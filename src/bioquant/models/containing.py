@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -9,12 +10,14 @@ from io import StringIO
 
 
 @contextmanager
-def contained() -> Generator[None]:
-    """Whatever is imported, loaded and run here prints nothing and leaves the process's settings alone.
+def contained(library: str) -> Generator[None]:
+    """Whatever is imported, loaded and run here prints nothing, leaves the process's settings alone and holds no model.
 
     gptqmodel prints a banner, makes the root logger write to stderr, and sets the hub's cache, the order of the GPUs
     and torch's allocator by environment variables; optimum reads every attribute of a model, deprecated ones too.
     compressed-tensors shows progress bars that have no switch.
+
+    library: the package that is imported here.
     """
     root = logging.getLogger()
     handlers, level, environment = list(root.handlers), root.level, dict(os.environ)
@@ -23,11 +26,22 @@ def contained() -> Generator[None]:
         try:
             yield
         finally:
+            _let_go(library)
             root.handlers[:] = handlers
             root.setLevel(level)
             _restore(environment)
     if "logbar" in logging.Logger.manager.loggerDict:  # gptqmodel's own, which writes to stdout
         logging.getLogger("logbar").setLevel(logging.ERROR)
+
+
+def _let_go(library: str) -> None:
+    """Of an import that failed gptqmodel keeps the error, and an error keeps the frames that it passed and those that
+    called them: the first model that was loaded in one of these would stay in memory as long as the process.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == library:
+            for error in [value for value in vars(module).values() if isinstance(value, BaseException)]:
+                error.__traceback__, error.__context__ = None, None
 
 
 def _restore(environment: dict[str, str]) -> None:

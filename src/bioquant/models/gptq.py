@@ -38,7 +38,7 @@ def quantize(model: ModelConfig, quant: QuantConfig, texts: Sequence[str], folde
     loaded = models.load(model, BASELINE, Device.cpu)
     _check_rows(loaded, model, quant)
     data = samples(loaded.tokenizer, texts, model, quant)
-    with models.quiet(), contained():
+    with models.quiet(), contained("gptqmodel"):
         try:
             packed = _packed(loaded, quant, data)
         except (RuntimeError, ValueError, NotImplementedError) as error:
