@@ -184,3 +184,10 @@ def test_a_command_repeats_a_cell_with_more_examples(limit: int | None, expected
     command = run_command(run, quant="none,nf4", limit=limit)
     whole = f"bioquant run -m model=small quant=none,nf4 task=demo prompt=zero_shot {expected}"
     assert command == whole.rstrip()
+
+
+def test_a_command_repeats_what_its_recipe_was_given() -> None:
+    run = replace(answered(FULL).run, settings=("prompt.num_shots=3", "quant.block_size=128"))
+    assert run_command(run, quant="none,nf4") == (
+        "bioquant run -m model=small quant=none,nf4 task=demo prompt=zero_shot prompt.num_shots=3 quant.block_size=128"
+    )

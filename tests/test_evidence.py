@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bioquant.evidence import Answered, ExampleSet, gather, plain
+from bioquant.evidence import Answered, ExampleSet, LoggedRun, gather, plain, told_apart
 from bioquant.metrics import entity_scores, label_scores, labelset_scores
 from bioquant.records import Span
 from generated import Cell, answered
@@ -110,6 +110,37 @@ def test_an_answer_is_found_by_its_example() -> None:
     [run] = examples.runs
     assert examples.answer(run, "e0") == ("a; b", "(invalid)")
     assert examples.answer(run, "e1") == ("none", "b")
+
+
+def logged(quant: str = "nf4", **more: object) -> LoggedRun:
+    params = {"quant.method": "bnb_4bit", **more.pop("params", {})}
+    return answered(Cell(targets=TARGETS, answers=TARGETS, quant=quant, params=params, **more)).run
+
+
+def test_a_recipe_is_called_alike_in_every_task_and_model_by_what_it_was_given() -> None:
+    runs = [
+        logged("none"),
+        logged(params={"quant.group_size": ""}),
+        logged(params={"quant.group_size": "128"}),
+        logged(params={"quant.group_size": "128"}, task="another", model="large"),
+        logged("hqq", params={"quant.method": "hqq", "quant.group_size": "64", "quant.compute_dtype": "bfloat16"}),
+        logged("hqq", params={"quant.method": "hqq", "quant.group_size": "32", "quant.compute_dtype": "bfloat16"}),
+    ]
+    assert [run.recipe for run in told_apart(runs)] == [
+        "none",
+        "nf4 · quant.block_size=null",
+        "nf4 · quant.block_size=128",
+        "nf4 · quant.block_size=128",
+        "hqq · quant.group_size=64",
+        "hqq · quant.group_size=32",
+    ]
+    assert [run.settings for run in told_apart(runs[2:5])] == [(), (), ()]
+
+
+def test_two_prompts_of_a_name_are_told_apart_in_the_label_and_not_in_the_recipe() -> None:
+    few, more = told_apart([logged(params={"prompt.num_shots": number}) for number in ("3", "5")])
+    assert (few.label, few.recipe) == ("small · nf4 · zero_shot · prompt.num_shots=3", "nf4")
+    assert more.label == "small · nf4 · zero_shot · prompt.num_shots=5"
 
 
 def test_memory_is_the_peak_on_a_gpu_and_the_weights_on_a_cpu() -> None:

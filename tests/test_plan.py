@@ -26,7 +26,6 @@ def cell_id(config: RunConfig) -> str:
     "override",
     [
         "quant=bnb_nf4",
-        "quant.compute_dtype=bfloat16",
         "model=tiny_random",
         "model.dtype=bfloat16",
         "task=demo_re",
@@ -43,10 +42,21 @@ def test_what_decides_predictions_changes_the_cell(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["measure.latency_examples=3", "tracking.uri=http://x", "data.root=/x", "model.name=y"]
+    "override",
+    [
+        *("measure.latency_examples=3", "tracking.uri=http://x", "data.root=/x", "model.name=y"),
+        *("quant.compute_dtype=bfloat16", "quant.block_size=128"),  # of the unquantized recipe
+    ],
 )
 def test_what_does_not_decide_predictions_leaves_it(override: str) -> None:
     assert cell_id(composed(override)) == cell_id(composed())
+
+
+@pytest.mark.parametrize("override", ["quant.compute_dtype=bfloat16", "quant.block_size=128"])
+def test_what_a_recipe_heeds_changes_its_cell_and_not_its_baseline(override: str) -> None:
+    one, other = (plan(composed("quant=bnb_nf4", *more), DATASET, ()) for more in ([], [override]))
+    assert one.cell_id != other.cell_id
+    assert one.baseline_cell_id == other.baseline_cell_id
 
 
 def test_another_dataset_is_another_cell() -> None:

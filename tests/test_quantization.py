@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AwqConfig, BitsAndBytesConfig, GPTQConfig, QuantoConfig
 
-from bioquant import quantization, recipe_checks
+from bioquant import models, quantization, recipe_checks
 from bioquant.config import Device, Dtype, ModelConfig, QuantMethod, RequiresConfig, WeightFormat, conf_dir
 from bioquant.errors import QuantError
 from recipes import BUILT_IN, CALIBRATED, PUBLISHED, QUANTS
@@ -142,6 +142,20 @@ def test_a_block_size_where_its_method_has_none_is_refused():
     assert refused("bnb_int8", block_size=64) == (
         "quant 'bnb_int8': block_size=64 has no effect with method 'bnb_int8': leave it out."
     )
+
+
+def test_the_baseline_of_a_sweep_passes_over_what_is_meant_for_the_others():
+    asked = replace(QUANTS["none"], block_size=128, group_size=32, compute_dtype=Dtype.float16)
+    recipe_checks.check(asked, MODEL, Device.cpu, None)
+    assert quantization.computed_in(MODEL, asked) is MODEL.dtype
+    assert models.loader_config(replace(QUANTS["none"], block_size=128), MODEL) is None
+
+
+def test_a_group_is_said_where_it_takes_effect():
+    assert quantization.group(replace(QUANTS["none"], block_size=128, group_size=32)) is None
+    assert quantization.group(replace(QUANTS["bnb_int8"], group_size=32)) is None
+    assert quantization.group(replace(QUANTS["bnb_nf4"], block_size=128, group_size=32)) == 128
+    assert quantization.group(replace(QUANTS["hqq_int4"], group_size=32)) == 32
 
 
 def test_a_size_that_a_library_has_not_is_refused():

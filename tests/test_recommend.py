@@ -7,7 +7,7 @@ import pytest
 from bioquant.compare import compare
 from bioquant.config import PolicyConfig
 from bioquant.errors import ConfigError
-from bioquant.evidence import gather
+from bioquant.evidence import gather, told_apart
 from bioquant.recommend import Candidate, Recommendation, TaskChoice, recommend
 from generated import FACTS, METRICS, Cell, answered
 
@@ -210,6 +210,24 @@ def test_one_model_for_all_tasks_takes_the_best_prompt_of_each() -> None:
     weighted = recommended(*cells, policy=replace(POLICY, tasks={"a": 9, "b": 1}))
     assert weighted.overall is not None
     assert (weighted.overall.label, weighted.weights) == ("large · none", {"a": 0.9, "b": 0.1})
+
+
+def test_two_settings_of_a_recipe_are_two_models_and_none_takes_its_tasks_from_both() -> None:
+    cells = [
+        cell(number, "nf4", task=task, params={"quant.method": "bnb_4bit", "quant.group_size": size})
+        for task, size, number in (("a", "", 900), ("b", "", 700), ("a", "128", 800), ("b", "128", 850))
+    ]
+    found = [answered(one) for one in cells]
+    runs = told_apart([one.run for one in found])
+    policy = replace(POLICY, max_quality_loss=None)
+    examples = gather(replace(one, run=run) for one, run in zip(found, runs, strict=True))
+    chosen = recommend(compare(examples, policy, resamples=500), policy)
+    assert {one.label: one.quality for one in chosen.deployments} == {
+        "small · nf4 · quant.block_size=128": pytest.approx(0.825),
+        "small · nf4 · quant.block_size=null": pytest.approx(0.8),
+    }
+    assert chosen.overall is not None
+    assert chosen.overall.quant == "nf4 · quant.block_size=128"
 
 
 def test_a_model_that_fails_one_task_is_not_for_all() -> None:

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from bioquant.errors import CellsFailedError
-from bioquant.sweep.launch import refuse_other_prompts
+from bioquant.sweep.launch import failed, refuse_other_prompts
 from conftest import Command
 from faults import happened, inject
 
@@ -288,3 +288,20 @@ def test_an_orphaned_worker_is_gone_at_once(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     worker.wait(timeout=60)
+
+
+def test_failed_cells_of_the_same_names_are_told_apart() -> None:
+    names = {
+        "model": "m",
+        "quant": "q",
+        "task": "t",
+        "prompt": "p",
+        "error_kind": "quant",
+        "error": "no",
+        "command": "c",
+    }
+    rows = [names | {"setting": setting} for setting in ("quant.block_size=64", "")]
+    assert failed(rows) == (
+        "2 of 2 cells failed:\n  m · q · t · p · quant.block_size=64\n    quant: no\n    c"
+        "\n  m · q · t · p\n    quant: no\n    c"
+    )

@@ -115,7 +115,7 @@ def compare(sets: Sequence[ExampleSet], policy: PolicyConfig, *, resamples: int 
 
 def _order(comparison: Comparison) -> tuple[str, ...]:
     run = comparison.candidate
-    return run.task, run.model, run.prompt, run.quant, run.run_id
+    return run.task, run.model, run.prompt, run.recipe, run.run_id
 
 
 def _miscounted(sets: Sequence[ExampleSet]) -> dict[str, Refusal]:
@@ -215,6 +215,7 @@ def run_command(run: LoggedRun, *, quant: str, limit: int | None = None) -> str:
         given.append(f"limit={wanted}")
     if run.params["seed"] != "0":
         given.append(f"seed={run.params['seed']}")
+    given += [setting for setting in run.settings if not setting.startswith("quant.overrides")]
     return f"bioquant run {'-m ' if ',' in quant else ''}{' '.join(given)}"
 
 

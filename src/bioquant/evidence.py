@@ -5,8 +5,9 @@ distinct (target, answer) is scored once, and a cell is a list of places among t
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -41,7 +42,11 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedRun:
-    """One finished cell, as the tracking store holds it. machine: the GPU's name, else the processor's."""
+    """One finished cell, as the tracking store holds it.
+
+    machine: the GPU's name, else the processor's. settings: what tells it from runs of the same names, as overrides
+    (see `told_apart`).
+    """
 
     run_id: str
     start_ms: int
@@ -52,6 +57,7 @@ class LoggedRun:
     num_test: int
     machine: str
     facts: ModelFacts
+    settings: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -74,9 +80,17 @@ class LoggedRun:
         return self.params["prompt"]
 
     @property
+    def recipe(self) -> str:
+        """What is loaded of the model: the quant's name, and what tells it from another of that name."""
+        return " · ".join((self.quant, *self._settings("quant.")))
+
+    def _settings(self, of: str) -> list[str]:
+        return [setting for setting in self.settings if setting.startswith(of)]
+
+    @property
     def label(self) -> str:
         """How the cell is called within its task."""
-        return f"{self.model} · {self.quant} · {self.prompt}"
+        return " · ".join((self.model, self.recipe, self.prompt, *self._settings("prompt.")))
 
     @property
     def holds_no_text(self) -> bool:
@@ -113,6 +127,36 @@ class LoggedRun:
     def latency_ms(self) -> float | None:
         """The median of an example at batch 1."""
         return self.metrics.get("latency/example_ms_p50")
+
+
+def told_apart(runs: Sequence[LoggedRun]) -> list[LoggedRun]:
+    """Each with the parameters of its quant and prompt in which runs of the same four names differ, as overrides.
+
+    They are those of the quant and the prompt in all models and tasks, so that a recipe is called alike everywhere.
+    """
+    alike: dict[tuple[str, ...], list[LoggedRun]] = defaultdict(list)
+    for run in runs:
+        alike[run.model, run.quant, run.task, run.prompt].append(run)
+    varied: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for some in alike.values():
+        for kind, key in _varied(some):
+            varied[kind, some[0].params[kind]].add(key)
+    keys = {run.run_id: sorted(varied["quant", run.quant] | varied["prompt", run.prompt]) for run in runs}
+    return [replace(run, settings=tuple(_setting(run, key) for key in keys[run.run_id])) for run in runs]
+
+
+def _varied(runs: Sequence[LoggedRun]) -> Iterator[tuple[str, str]]:
+    """Parameters of the quant and of the prompt that are not the same in all of these."""
+    for key in {key for run in runs for key in run.params}:
+        kind = key.partition(".")[0]
+        if kind in ("quant", "prompt") and len({run.params.get(key, "") for run in runs}) > 1:
+            yield kind, key
+
+
+def _setting(run: LoggedRun, key: str) -> str:
+    """Blocks of bitsandbytes are logged as the groups that they are."""
+    blocks = key == "quant.group_size" and run.params["quant.method"] == "bnb_4bit"
+    return f"{'quant.block_size' if blocks else key}={run.params.get(key) or 'null'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

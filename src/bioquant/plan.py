@@ -142,7 +142,7 @@ def _quant(quant: QuantConfig, model: ModelConfig) -> dict[str, object]:
 
     Settings that only some recipes have are named with those alone; a calibration text is known by its digest.
     """
-    if quant.method is QuantMethod.none and quant.compute_dtype is None:
+    if quant.method is QuantMethod.none:
         return {"method": "none"}
     some: dict[str, object] = {}
     if quantization.is_published(quant):

@@ -136,6 +136,13 @@ def grouped(quant: QuantConfig) -> bool:
     )
 
 
+def group(quant: QuantConfig) -> int | None:
+    """Of how many weights share a scale, where that is set and takes effect."""
+    if quant.method is QuantMethod.bnb_4bit:
+        return quant.block_size
+    return quant.group_size if grouped(quant) else None
+
+
 def formats(quant: QuantConfig) -> set[WeightFormat]:
     """All that a model's linear layers are quantized to, for a mixed recipe more than one."""
     return {quant.weight_format, *quant.overrides.values()}
@@ -162,7 +169,8 @@ def as_loaded(model: ModelConfig, quant: QuantConfig) -> ModelConfig:
 
 def computed_in(model: ModelConfig, quant: QuantConfig) -> Dtype:
     """The dtype of the matrix products."""
-    return quant.compute_dtype or as_loaded(model, quant).dtype
+    own = quant.compute_dtype if quant.method is QuantMethod.bnb_4bit else None
+    return own or as_loaded(model, quant).dtype
 
 
 def loader_config(quant: QuantConfig, model: ModelConfig, layers: Iterable[str] = ()) -> object | None:

@@ -106,10 +106,11 @@ def _override_keys(quant: QuantConfig) -> Iterator[tuple[str, WeightFormat]]:
 
 def _without_effect(quant: QuantConfig) -> str | None:
     """A setting that this recipe would not heed. What may be given to a sweep over several recipes (group size,
-    calibration) is passed over: it is no part of the others' identity.
+    calibration; block size and compute dtype, by the baseline) is passed over: it is no part of the others' identity.
     """
     who, method = f"quant '{quant.name}'", quant.method
-    if quant.compute_dtype is not None and method is not QuantMethod.bnb_4bit:
+    allowed = method in (QuantMethod.bnb_4bit, QuantMethod.none)
+    if quant.compute_dtype is not None and not allowed:
         return (
             f"{who}: compute_dtype={quant.compute_dtype} has no effect with method '{method}', "
             "which computes in the model's dtype: set model.dtype instead."
@@ -123,7 +124,7 @@ def _without_effect(quant: QuantConfig) -> str | None:
         )
     if is_published(quant) and quant.skip_modules != QuantConfig().skip_modules:
         return f"{who}: skip_modules has no effect on a checkpoint that is quantized already: leave it out."
-    if quant.block_size is not None and method is not QuantMethod.bnb_4bit:
+    if quant.block_size is not None and not allowed:
         other = "set quant.group_size instead" if grouped(quant) else "leave it out"
         return f"{who}: block_size={quant.block_size} has no effect with method '{method}': {other}."
     return None

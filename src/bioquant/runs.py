@@ -24,7 +24,7 @@ from bioquant import places, progress
 from bioquant.compare import Compared, Comparison, Refusal
 from bioquant.config import TrackingConfig
 from bioquant.errors import TrackingError
-from bioquant.evidence import Answered, ExampleSet, LoggedRun, ModelFacts, gather
+from bioquant.evidence import Answered, ExampleSet, LoggedRun, ModelFacts, gather, told_apart
 from bioquant.journal import from_json
 from bioquant.records import Span
 from bioquant.shown import masked
@@ -73,7 +73,7 @@ def read(store: Store) -> list[LoggedRun]:
             f"tracking store '{store.uri}' holds no finished cell: log some with bioquant run -m …, or name another "
             "store with --uri and another experiment with tracking.experiment="
         )
-    return described(store, list(latest.values()))
+    return told_apart(described(store, list(latest.values())))
 
 
 def described(store: Store, found: Sequence[Run]) -> list[LoggedRun]:

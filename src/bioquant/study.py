@@ -141,7 +141,7 @@ def _by_model_and_quant(
     cuts: dict[tuple[str, str], list[tuple[Comparison, float]]] = defaultdict(list)
     for comparison, ratio in ratios:
         if ratio is not None:
-            cuts[comparison.candidate.model, comparison.candidate.quant].append((comparison, 1 - ratio))
+            cuts[comparison.candidate.model, comparison.candidate.recipe].append((comparison, 1 - ratio))
     return cuts
 
 
@@ -150,7 +150,7 @@ def quality(compared: Compared, policy: PolicyConfig) -> list[Finding]:
     claim = "quality is kept across tasks"
     by_quant: dict[str, list[_Change]] = defaultdict(list)
     for one in compared.comparisons:
-        by_quant[one.candidate.quant].append(_difference(compared, one.candidate, one.baseline, one.num_changed))
+        by_quant[one.candidate.recipe].append(_difference(compared, one.candidate, one.baseline, one.num_changed))
     if not by_quant:
         return [_open("quality", claim, "points", "no candidate has a baseline")]
     return [_pooled("quality", claim, quant, changes, policy) for quant, changes in sorted(by_quant.items())]
@@ -163,7 +163,7 @@ def budget(compared: Compared, policy: PolicyConfig) -> list[Finding]:
     peaks: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for run in _runs(compared):
         if run.on_gpu and run.peak_mib is not None and (run.facts.num_parameters or 0) >= LARGE:
-            peaks[f"{run.model} · {run.quant}"].append((run.peak_mib / 1024, run.run_id))
+            peaks[f"{run.model} · {run.recipe}"].append((run.peak_mib / 1024, run.run_id))
     if not peaks:
         return [
             _open("budget", claim, "GiB", "no finished cell on a GPU of a model with 65 billion parameters or more")
@@ -195,7 +195,7 @@ def domain(compared: Compared, policy: PolicyConfig) -> list[Finding]:
     for (where, prompt, _), one in by_model.items():
         other = by_model.get((where, prompt, one.candidate.facts.general_counterpart or ""))
         if one.candidate.facts.domain == "biomedical" and other is not None:
-            by_quant[one.candidate.quant].append(_change_of_gain(compared, one, other))
+            by_quant[one.candidate.recipe].append(_change_of_gain(compared, one, other))
     if not by_quant:
         missing = "no biomedical model and its general counterpart ran with the same quant, prompt and examples"
         return [_open("domain", claim, "points", missing)]
@@ -212,7 +212,7 @@ def prompting(compared: Compared, policy: PolicyConfig) -> list[Finding]:
     for one in compared.comparisons:
         zero = plain.get((_where(compared, one), one.candidate.model))
         if zero is not None and not _is_plain(one.candidate):
-            by_method[one.candidate.quant, one.candidate.prompt].append(_change_of_gain(compared, one, zero))
+            by_method[one.candidate.recipe, one.candidate.prompt].append(_change_of_gain(compared, one, zero))
     if not by_method:
         missing = "no model and quant ran with a zero-shot prompt and another one on the same examples"
         return [_open("prompting", claim, "points", missing)]
@@ -230,7 +230,7 @@ def _is_plain(run: LoggedRun) -> bool:
 
 def _where(compared: Compared, one: Comparison) -> tuple[str, str, str]:
     """What two comparisons must have in common beside model or prompt."""
-    return compared.set_of(one.candidate).digest, one.candidate.quant, one.candidate.params["seed"]
+    return compared.set_of(one.candidate).digest, one.candidate.recipe, one.candidate.params["seed"]
 
 
 def size(compared: Compared, policy: PolicyConfig) -> list[Finding]:

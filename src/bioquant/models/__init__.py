@@ -186,7 +186,8 @@ def loader_config(quant: QuantConfig, model: ModelConfig) -> object | None:
     if quant.method is QuantMethod.hqq:
         return hqq.loader_config(quant)
     config = quantization.loader_config(quant, model, layers)
-    return blocks.loader_config(config, quant) if quant.block_size else config
+    own_blocks = quant.method is QuantMethod.bnb_4bit and quant.block_size is not None
+    return blocks.loader_config(config, quant) if own_blocks else config
 
 
 def _linear_layers(model: ModelConfig) -> list[str]:

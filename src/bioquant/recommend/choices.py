@@ -58,6 +58,7 @@ class TaskChoice:
 class Deployment:
     """One model at one precision, for all tasks at once; each task takes the best prompt it is acceptable with.
 
+    quant: the recipe, as `LoggedRun.recipe` calls it.
     quality: the weighted mean of the tasks' headline metrics, None where a task has no acceptable cell. memory_mib,
     latency_ms: the largest of its cells'. cells: by task. missing: by task without one, why. why_not: of one that
     serves all tasks, why another was chosen.

@@ -20,7 +20,7 @@ def for_all(
     """Every model and quant, the one to run for all tasks (None where no one serves all), and why."""
     found = [
         _deployment(model, quant, tasks, weights, compared, policy)
-        for model, quant in sorted({(one.run.model, one.run.quant) for choice in tasks for one in choice.candidates})
+        for model, quant in sorted({(one.run.model, one.run.recipe) for choice in tasks for one in choice.candidates})
     ]
     complete = [one for one in found if not one.missing]
     if not complete:
@@ -45,7 +45,7 @@ def _deployment(
     best: dict[str, Candidate] = {}
     missing: dict[str, str] = {}
     for choice in tasks:
-        cells = [one for one in choice.candidates if (one.run.model, one.run.quant) == (model, quant)]
+        cells = [one for one in choice.candidates if (one.run.model, one.run.recipe) == (model, quant)]
         acceptable = [one for one in cells if one.acceptable]
         if acceptable:
             best[choice.task] = max(acceptable, key=lambda one: (one.quality, one.run.prompt))
@@ -98,7 +98,7 @@ def _distance(deployment: Deployment, tasks: Sequence[TaskChoice]) -> tuple[floa
     far: list[tuple[float, ...]] = []
     for choice in tasks:
         cells = [
-            one for one in choice.candidates if (one.run.model, one.run.quant) == (deployment.model, deployment.quant)
+            one for one in choice.candidates if (one.run.model, one.run.recipe) == (deployment.model, deployment.quant)
         ]
         if choice.task in deployment.missing and cells:
             far.append(distance(min(cells, key=distance))[:3])

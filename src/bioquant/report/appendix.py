@@ -53,7 +53,7 @@ def heat_map(comparisons: Sequence[Comparison]) -> HeatMap:
     kept: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in comparisons:
         if one.retention is not None:
-            kept[f"{one.candidate.model} · {one.candidate.quant}"][one.candidate.task].append(one.retention)
+            kept[f"{one.candidate.model} · {one.candidate.recipe}"][one.candidate.task].append(one.retention)
     tasks = tuple(sorted({one.candidate.task for one in comparisons}))
     return HeatMap(
         tasks=tasks,
@@ -106,7 +106,7 @@ def footprint_table(runs: Iterable[LoggedRun]) -> Table:
     """What each model and quant costs: the median of its cells, of the peaks the largest."""
     by_name: dict[str, list[LoggedRun]] = defaultdict(list)
     for run in runs:
-        by_name[f"{run.model} · {run.quant}"].append(run)
+        by_name[f"{run.model} · {run.recipe}"].append(run)
     columns = [column for column in FOOTPRINT if any(_figure(some, column[1]) is not None for some in by_name.values())]
     rows = tuple(
         (name, str(len(some)), *(form(_figure(some, metric)) for _, metric, form in columns))

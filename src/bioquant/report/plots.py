@@ -89,7 +89,7 @@ def _best_cells(recommendation: Recommendation, model: str, quant: str) -> list[
     """Of each task the model's best prompt at this precision."""
     best: list[LoggedRun] = []
     for choice in recommendation.tasks:
-        cells = [one for one in choice.candidates if (one.run.model, one.run.quant) == (model, quant)]
+        cells = [one for one in choice.candidates if (one.run.model, one.run.recipe) == (model, quant)]
         if cells:
             best.append(max(cells, key=lambda one: (one.quality, one.name)).run)
     return best

@@ -124,7 +124,7 @@ def failed(rows: Sequence[Row]) -> str:
 
 
 def _name(row: Row) -> str:
-    return " · ".join(str(row[axis]) for axis in AXES)
+    return " · ".join(str(row[axis]) for axis in (*AXES, "setting") if row[axis])
 
 
 def refuse_other_prompts(rows: Sequence[Row]) -> None:

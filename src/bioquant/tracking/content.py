@@ -41,7 +41,7 @@ def run_params(config: RunConfig, sweep_id: str | None) -> dict[str, str]:
         "quant.weight_format": quant.weight_format,
         "quant.bits": quant.bits,
         "quant.double_quant": quant.double_quant,
-        "quant.group_size": quant.group_size or quant.block_size or "",
+        "quant.group_size": quantization.group(quant) or "",
         "quant.overrides": ", ".join(f"{name}: {found}" for name, found in quant.overrides.items()),
         "quant.compute_dtype": quantization.computed_in(model, quant),
         "task.kind": config.task.kind,
