@@ -164,7 +164,8 @@ def test_a_cell_that_fails_does_not_take_the_others_with_it(bioquant: Command, t
     """Of a context of 1,000 tokens, an answer of 990 leaves no room for a prompt, however short."""
     result = bioquant("run", "-m", *TINY, "model.context_length=1000", "engine.max_new_tokens=4,990", root=tmp_path)
     assert result.returncode == 1
-    assert "error: 1 of 2 cells failed:\n  tiny_random · none · demo_qa · zero_shot\n    config: " in result.stderr
+    named = "tiny_random · none · demo_qa · zero_shot · engine.max_new_tokens=990"
+    assert f"error: 1 of 2 cells failed:\n  {named}\n    config: " in result.stderr
     assert "\n    bioquant run model=tiny_random" in result.stderr
     assert "Traceback" not in result.stderr
     parent, good, bad = runs_of(tmp_path)
