@@ -23,6 +23,7 @@ import torch
 from memory import GIB, LARGE, measured
 from safetensors.torch import save_file
 from sweep import versions
+from zoo import CALIBRATION
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import quantized_checkpoints
@@ -40,12 +41,9 @@ NOT_HERE = ("gguf", "gptq_int4")
 """The first is unpacked to what `none` is; the second takes minutes, and is asked for by name."""
 QUANTS = [name for name in sorted(compose.options("quant", QuantConfig)) if name not in NOT_HERE]
 SHARD = 4 * GIB
-CALIBRATION = (
-    *("quant.calibration.task=demo_re", "quant.calibration.num_samples=8", "quant.calibration.num_tokens=128"),
-)
 OTHER_DTYPE = {"awq": "float16", "bf16": "float16"}
 """A recipe's model.dtype, where that is not the model's own."""
-HEADINGS = (*("model", "quant", "weights GiB", "bytes apart", "load s", "KL", "s", "device GiB", "predicted", "error"),)
+HEADINGS = "model | quant | weights GiB | bytes apart | load s | KL | s | device GiB | predicted | error"
 
 
 def composed(name: str, quant: str, folder: Path, options: argparse.Namespace) -> RunConfig:
@@ -101,7 +99,7 @@ def row(config: RunConfig) -> list[str]:
         f"{loaded.report.bytes_after / GIB:.2f}",
         f"{apart:+,}" if apart else "0",
         f"{loaded.load_s:.1f}",
-        shown(kl, ".4f"),
+        "-" if kl is None else f"{kl:.4f}",
     ]
     return [*found, *peaks(loaded.model, expected.peak_device)]
 
@@ -116,10 +114,6 @@ def peaks(engine: LanguageModel, predicted: float) -> list[str]:
     seconds = time.perf_counter() - started
     assert device is not None
     return [f"{seconds:.1f}", f"{device / GIB:.2f}", f"{predicted / GIB:.2f}", f"{predicted / device - 1:+.1%}"]
-
-
-def shown(value: float | None, shape: str) -> str:
-    return "-" if value is None else format(value, shape)
 
 
 def line(name: str, quant: str, folder: Path, options: argparse.Namespace) -> str:
@@ -153,7 +147,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=128, help="weights that share a scale in GPTQ, AWQ and fp8")
     options = parser.parse_args()
     where = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    print(f"{where}; {versions()}\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
+    print(f"{where}; {versions()}\n| {HEADINGS} |\n|{'---|' * len(HEADINGS.split('|'))}", flush=True)
     for found in lines(options):
         print(found, flush=True)
 

@@ -141,8 +141,11 @@ def told_apart(runs: Sequence[LoggedRun]) -> list[LoggedRun]:
     for some in alike.values():
         for kind, key in _varied(some):
             varied[kind, some[0].params[kind]].add(key)
-    keys = {run.run_id: sorted(varied["quant", run.quant] | varied["prompt", run.prompt]) for run in runs}
-    return [replace(run, settings=tuple(_setting(run, key) for key in keys[run.run_id])) for run in runs]
+    told: list[LoggedRun] = []
+    for run in runs:
+        keys = sorted(varied["quant", run.quant] | varied["prompt", run.prompt])
+        told.append(replace(run, settings=tuple(_setting(run, key) for key in keys)))
+    return told
 
 
 def _varied(runs: Sequence[LoggedRun]) -> Iterator[tuple[str, str]]:

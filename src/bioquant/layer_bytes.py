@@ -135,8 +135,8 @@ def grouped_bytes(layer: LinearLayer, method: QuantMethod, group_size: int, devi
     kernel keeps scale and zero as bfloat16 twice, and for GPTQ two int32 a column.
     """
     groups = layer.out_features * ceil(layer.in_features / group_size)
-    indexed = method is QuantMethod.gptq
-    columns, table = (layer.in_features * FLOAT32, 8 * FLOAT32) if indexed else (0, 0)
+    columns = layer.in_features * FLOAT32 if method is QuantMethod.gptq else 0
+    table = 8 * FLOAT32 if method is QuantMethod.gptq else 0
     if device is not Device.cpu:
         return layer.size // 2 + groups * 5 // 2 + columns + table
     return layer.size // 2 + groups * 2 * 2 * 2 + 2 * columns + table

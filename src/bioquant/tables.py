@@ -95,9 +95,13 @@ def _cells(title: str, rows: Sequence[Row]) -> Table:
     return table
 
 
+def stacked(name: str) -> str:
+    """A recipe's name with each of its settings on a line of its own."""
+    return name.replace(" · ", "\n  ")
+
+
 def _texts(cell: Row) -> list[str]:
-    setting = str(cell["setting"]).replace(" · ", "\n  ")
-    quant = f"{cell['quant']}\n  {setting}" if setting else str(cell["quant"])
+    quant = stacked(" · ".join(str(cell[part]) for part in ("quant", "setting") if cell[part]))
     if cell["quality"] is None:
         return [quant, "failed"]
     quality = f"{cell['quality']:.3f} [{cell['ci_low']:.3f}, {cell['ci_high']:.3f}]"

@@ -40,8 +40,9 @@ def _let_go(library: str) -> None:
     """
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == library:
-            for error in [value for value in vars(module).values() if isinstance(value, BaseException)]:
-                error.__traceback__, error.__context__ = None, None
+            for value in vars(module).values():
+                if isinstance(value, BaseException):
+                    value.__traceback__ = value.__context__ = None
 
 
 def _restore(environment: dict[str, str]) -> None:

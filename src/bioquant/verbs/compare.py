@@ -114,7 +114,7 @@ def _table(
     for of, alike in pairs.items():
         for number, one in enumerate(alike):
             name = [of if number == 0 else ""] if named else []
-            table.add_row(*name, one.candidate.recipe.replace(" · ", "\n  "), *cells(one))
+            table.add_row(*name, tables.stacked(one.candidate.recipe), *cells(one))
     return table
 
 
